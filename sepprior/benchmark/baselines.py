@@ -1,0 +1,320 @@
+"""Classical fits of a sinusoid in noise, in plain numpy and scipy.
+
+They are what a good engineer would do without a learned prior, and they share no code
+with the library's own solvers, so that each can be held against the other. All start
+from the peak of a whitened periodogram over the search band and return
+
+    {"amplitude": Estimate, "frequency": Estimate, "phase": Estimate, "bias": Estimate}
+
+with a value and a standard error per measurement. Amplitudes are >= 0, phases in
+(-pi, pi], frequencies inside the band.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from scipy.linalg import solve_triangular, toeplitz
+from scipy.optimize import OptimizeWarning, curve_fit, least_squares
+
+from sepprior.benchmark.noise import Array
+from sepprior.benchmark.scenarios import PARAMETERS
+from sepprior.errors import SeppriorError
+
+GRID_STEP = 0.05
+"""Spacing of the frequency grid in units of 1 / duration."""
+
+
+class Estimate(NamedTuple):
+    """A parameter of n measurements: value and standard error, each (n,).
+
+    A standard error that could not be estimated is infinite.
+    """
+
+    value: Array
+    stderr: Array
+
+
+# --- the signal ---------------------------------------------------------------------
+
+
+def model(time: Array, a: float, f: float, phi: float, b: float) -> Array:
+    """``a sin(2 pi f t + phi) + b``, (N,)."""
+    return a * np.sin(2 * np.pi * f * time + phi) + b
+
+
+def jacobian(time: Array, a: float, f: float, phi: float, b: float) -> Array:
+    """Derivatives of `model` by amplitude, frequency, phase and bias, (N, 4)."""
+    del b
+    angle = 2 * np.pi * f * time + phi
+    sine, cosine = np.sin(angle), np.cos(angle)
+    return np.stack(
+        [sine, a * 2 * np.pi * time * cosine, a * cosine, np.ones_like(time)], axis=1
+    )
+
+
+def wrap(phase: Array) -> Array:
+    """Angle in (-pi, pi]."""
+    return np.pi - np.mod(np.pi - phase, 2 * np.pi)
+
+
+# --- the noise ----------------------------------------------------------------------
+
+
+def autocovariance(record: Array, n_lags: int) -> Array:
+    """Biased estimate ``r_k = sum_t y_t y_{t+k} / M``, y the record less its mean.
+
+    The divisor M, not M - k, keeps the Toeplitz matrix positive definite.
+
+    Args:
+        record: (M,) noise, M > n_lags.
+        n_lags: Number of lags, from 0.
+
+    Returns:
+        (n_lags,)
+
+    Raises:
+        SeppriorError: The record is not longer than `n_lags`.
+    """
+    record = np.asarray(record, dtype=np.float64)
+    if record.ndim != 1 or record.size <= n_lags:
+        raise SeppriorError(
+            f"noise record of shape {record.shape}: expected one series of more than "
+            f"{n_lags} samples"
+        )
+    centred = record - record.mean()
+    power = np.abs(np.fft.rfft(centred, 2 * record.size)) ** 2
+    return np.fft.irfft(power)[:n_lags] / record.size
+
+
+def record_covariance(record: Array, window: int) -> Array:
+    """Toeplitz covariance of a window, (window, window), from a noise record."""
+    return toeplitz(autocovariance(record, window))
+
+
+def _whitener(covariance: Array) -> Array:
+    """Inverse of the lower Cholesky factor, so that ``W C W^T = 1``."""
+    lower = np.linalg.cholesky(covariance)
+    return solve_triangular(lower, np.eye(len(lower)), lower=True)
+
+
+# --- the start ----------------------------------------------------------------------
+
+
+def whitened_periodogram(
+    x: Array,
+    whitener: Array | None,
+    *,
+    sample_rate: float,
+    fmin: float,
+    fmax: float,
+) -> tuple[Array, Array, Array]:
+    """Fit offset, cosine and sine linearly at every frequency of a grid.
+
+    With ``D_f = W [1, cos, sin]`` and its QR factors the gain in log-likelihood over
+    no signal and no offset is ``|Q_f^T W x|^2 / 2`` (variable projection).
+
+    Args:
+        x: (n, N) measurements.
+        whitener: (N, N) W, or None for white noise.
+        sample_rate: Samples per second.
+        fmin: Lowest frequency in Hz.
+        fmax: Highest frequency in Hz.
+
+    Returns:
+        Frequencies (F,), gain (n, F) and offset, cosine and sine (n, F, 3).
+    """
+    n_samples = x.shape[1]
+    time = np.arange(n_samples) / sample_rate
+    step = GRID_STEP * sample_rate / n_samples
+    grid = np.linspace(fmin, fmax, int(np.ceil((fmax - fmin) / step)) + 1)
+    angle = 2 * np.pi * grid[:, None] * time
+    design = np.stack([np.ones_like(angle), np.cos(angle), np.sin(angle)], axis=2)
+    if whitener is not None:
+        design = whitener @ design
+        x = x @ whitener.T
+    q, r = np.linalg.qr(design)
+    projected = np.einsum("fnk,bn->bfk", q, x)
+    linear = np.linalg.solve(r, projected[..., None])[..., 0]
+    return grid, 0.5 * np.sum(projected**2, axis=-1), linear
+
+
+def _starts(
+    x: Array,
+    whitener: Array | None,
+    sample_rate: float,
+    fmin: float,
+    fmax: float,
+) -> Array:
+    """Amplitude, frequency, phase and bias at the highest peak, (n, 4)."""
+    grid, gain, linear = whitened_periodogram(
+        x, whitener, sample_rate=sample_rate, fmin=fmin, fmax=fmax
+    )
+    best = np.argmax(gain, axis=1)
+    offset, cosine, sine = linear[np.arange(len(x)), best].T
+    amplitude = np.hypot(cosine, sine)
+    return np.stack([amplitude, grid[best], np.arctan2(cosine, sine), offset], axis=1)
+
+
+# --- the fits -----------------------------------------------------------------------
+
+
+def gls_scipy(
+    x: Array, covariance: Array, *, sample_rate: float, fmin: float, fmax: float
+) -> dict[str, Estimate]:
+    """Generalised least squares: ``curve_fit(..., sigma=C, absolute_sigma=True)``.
+
+    Args:
+        x: (n, N) measurements.
+        covariance: (N, N) covariance of the noise, e.g. `record_covariance`.
+        sample_rate: Samples per second.
+        fmin: Lowest frequency in Hz.
+        fmax: Highest frequency in Hz.
+    """
+    starts = _starts(x, _whitener(covariance), sample_rate, fmin, fmax)
+    return _fit_all(x, starts, covariance, sample_rate, fmin, fmax)
+
+
+def curve_fit_plain(
+    x: Array, *, sample_rate: float, fmin: float, fmax: float
+) -> dict[str, Estimate]:
+    """Ordinary least squares, as if the noise were white; arguments as `gls_scipy`.
+
+    The noise level is taken from the residual of the fit.
+    """
+    starts = _starts(x, None, sample_rate, fmin, fmax)
+    return _fit_all(x, starts, None, sample_rate, fmin, fmax)
+
+
+def _fit_all(
+    x: Array,
+    starts: Array,
+    covariance: Array | None,
+    sample_rate: float,
+    fmin: float,
+    fmax: float,
+) -> dict[str, Estimate]:
+    time = np.arange(x.shape[1]) / sample_rate
+    values, errors = np.empty((len(x), 4)), np.empty((len(x), 4))
+    for i, (measurement, start) in enumerate(zip(x, starts, strict=True)):
+        values[i], errors[i] = _fit_one(
+            time, measurement, start, covariance, fmin, fmax
+        )
+    return _estimates(values, errors)
+
+
+def _fit_one(
+    time: Array,
+    x: Array,
+    start: Array,
+    covariance: Array | None,
+    fmin: float,
+    fmax: float,
+) -> tuple[Array, Array]:
+    """Levenberg-Marquardt; bounded by the band only where it leaves the band."""
+    absolute = covariance is not None
+    with warnings.catch_warnings():
+        # An inestimable covariance comes back infinite, which is what we return.
+        warnings.simplefilter("ignore", OptimizeWarning)
+        try:
+            value, spread = curve_fit(
+                model,
+                time,
+                x,
+                p0=start,
+                sigma=covariance,
+                absolute_sigma=absolute,
+                jac=jacobian,
+            )[:2]
+            if fmin <= value[1] <= fmax:
+                return value, np.sqrt(np.diag(spread))
+        except RuntimeError:  # no convergence
+            pass
+        bounds = ([-np.inf, fmin, -np.inf, -np.inf], [np.inf, fmax, np.inf, np.inf])
+        try:
+            value, spread = curve_fit(
+                model,
+                time,
+                x,
+                p0=start,
+                sigma=covariance,
+                absolute_sigma=absolute,
+                bounds=bounds,
+                jac=jacobian,
+            )[:2]
+        except RuntimeError:
+            return start, np.full(4, np.inf)
+    return value, np.sqrt(np.diag(spread))
+
+
+def cauchy_scipy(
+    x: Array, record: Array, *, sample_rate: float, fmin: float, fmax: float
+) -> dict[str, Estimate]:
+    """Robust fit: Cauchy loss on the whitened residual, started from `gls_scipy`.
+
+    Minimises ``sum_n c^2 log(1 + (r_n / c)^2)`` with ``r = W (x - s)``. W whitens the
+    autocovariance of the record, c is the robust standard deviation (1.4826 times the
+    median absolute value) of the record's whitened windows. The standard errors are
+    those of an M-estimator,
+
+        cov = E[psi^2] / E[psi']^2 (J^T W^T W J)^-1,     psi(r) = r / (1 + (r/c)^2),
+
+    with the expectations over the record's whitened windows.
+
+    Args:
+        x: (n, N) measurements.
+        record: (M,) noise-only record.
+        sample_rate: Samples per second.
+        fmin: Lowest frequency in Hz.
+        fmax: Highest frequency in Hz.
+    """
+    n_samples = x.shape[1]
+    covariance = record_covariance(record, n_samples)
+    whitener = _whitener(covariance)
+    windows = record[: record.size // n_samples * n_samples].reshape(-1, n_samples)
+    white = (windows - record.mean()) @ whitener.T
+    scale = 1.4826 * float(np.median(np.abs(white)))
+    weight = 1 / (1 + (white / scale) ** 2)
+    slope = (1 - (white / scale) ** 2) * weight**2
+    inflation = np.mean((white * weight) ** 2) / np.mean(slope) ** 2
+
+    time = np.arange(n_samples) / sample_rate
+    gls = gls_scipy(x, covariance, sample_rate=sample_rate, fmin=fmin, fmax=fmax)
+    starts = np.stack([gls[name].value for name in PARAMETERS], axis=1)
+    values, errors = np.empty((len(x), 4)), np.empty((len(x), 4))
+    bounds = ([-np.inf, fmin, -np.inf, -np.inf], [np.inf, fmax, np.inf, np.inf])
+    for i, (target, start) in enumerate(zip(x @ whitener.T, starts, strict=True)):
+
+        def residual(p: Array, target: Array = target) -> Array:
+            return whitener @ model(time, *p) - target
+
+        def slopes(p: Array) -> Array:
+            return whitener @ jacobian(time, *p)
+
+        fit = least_squares(
+            residual,
+            np.clip(start, *bounds),
+            jac=slopes,  # pyright: ignore[reportArgumentType]
+            bounds=bounds,
+            x_scale="jac",
+            loss="cauchy",
+            f_scale=scale,
+        )
+        white_jacobian = slopes(fit.x)
+        values[i] = fit.x
+        spread = inflation * np.linalg.pinv(white_jacobian.T @ white_jacobian)
+        errors[i] = np.sqrt(np.diag(spread))
+    return _estimates(values, errors)
+
+
+def _estimates(values: Array, errors: Array) -> dict[str, Estimate]:
+    """Fold negative amplitudes and wrap phases, then split the columns."""
+    a, f, phi, b = values.T
+    phi = wrap(phi + np.where(a < 0, np.pi, 0.0))
+    columns = (np.abs(a), f, phi, b)
+    return {
+        name: Estimate(column, error)
+        for name, column, error in zip(PARAMETERS, columns, errors.T, strict=True)
+    }

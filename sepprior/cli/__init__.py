@@ -1,0 +1,36 @@
+"""Command line: train a noise prior, separate measurements with it, look at it.
+
+Each command reads its inputs, calls the function of the same name, and writes files.
+Numerical libraries are imported inside the commands: `sepprior --help` answers at once.
+"""
+
+import click
+
+from sepprior import __version__
+from sepprior.cli.benchmark import benchmark_command
+from sepprior.cli.look import inspect_command, sample_command
+from sepprior.cli.program import Program
+from sepprior.cli.separate import separate_command
+from sepprior.cli.train import train_noise_command
+
+__all__ = ["main"]
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="sepprior")
+def main() -> None:
+    """Separate a signal of known form from structured noise.
+
+    Train a noise prior once on recordings without a signal, then separate every later
+    measurement into signal and noise, with error bars on the signal's parameters.
+    """
+
+
+for _command in (
+    train_noise_command,
+    separate_command,
+    benchmark_command,
+    inspect_command,
+    sample_command,
+):
+    main.add_command(_command)

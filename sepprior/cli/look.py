@@ -1,0 +1,161 @@
+"""`sepprior inspect` and `sepprior sample`: what is in a prior."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sepprior.cli.options import (
+    column_option,
+    device_option,
+    folder_option,
+    path_type,
+    sample_rate_option,
+    seed_option,
+)
+from sepprior.rates import check_sample_rate
+
+if TYPE_CHECKING:
+    from sepprior.priors.base import Prior
+
+INSPECTED_WINDOWS = 2000
+"""Most noise windows that `inspect` compares the prior with."""
+
+
+@click.command("inspect")
+@click.argument("prior_path", metavar="PRIOR", type=path_type)
+@click.argument("noise", nargs=-1, type=path_type)
+@sample_rate_option
+@column_option
+@device_option
+@seed_option
+@folder_option
+def inspect_command(
+    prior_path: Path,
+    noise: tuple[Path, ...],
+    sample_rate: float | None,
+    column: str | None,
+    device: str,
+    seed: int,
+    output: Path | None,
+) -> None:
+    """Print what a prior is, and how well it describes NOISE recordings.
+
+    With NOISE, generated and recorded noise are compared, beside recorded noise with
+    itself, and PRIOR.inspect.json and PRIOR.inspect.png are written.
+    """
+    from sepprior.outputs import check_output_folder, to_json, whole_files
+
+    folder = prior_path.parent if output is None else output
+    if noise:
+        check_output_folder(folder)
+
+    from sepprior.checkpoint import load_prior
+
+    prior = load_prior(prior_path, device=device)
+    click.echo(_card(prior_path, prior))
+    if not noise:
+        return
+
+    from sepprior.data import consecutive_windows, read_recordings
+    from sepprior.fidelity import inspect_prior
+
+    recording = read_recordings(noise, sample_rate=sample_rate, column=column)
+    check_sample_rate(recording.sample_rate, prior.sample_rate, subject="the noise")
+    windows = consecutive_windows(
+        recording, window=prior.window, limit=INSPECTED_WINDOWS
+    )
+    fidelity = inspect_prior(prior, windows, seed=seed)
+    click.echo(f"\n{fidelity.report()}")
+    stem = prior_path.stem
+    files = (folder / f"{stem}.inspect.json", folder / f"{stem}.inspect.png")
+    with whole_files(*files) as (table, picture):
+        text = to_json(fidelity.to_dict(), indent=2)
+        table.write_text(text + "\n", encoding="utf-8")
+        fidelity.plot(picture)
+    click.echo(f"\nwritten: {', '.join(map(str, files))}")
+
+
+def _card(path: Path, prior: Prior) -> str:
+    """What a prior is and where it comes from, as a two-column table."""
+    from sepprior.formatting import format_table
+
+    seconds = prior.window / prior.sample_rate
+    spread = float(prior.autocovariance[0]) ** 0.5
+    facts: dict[str, object] = {
+        "prior": path,
+        "model": prior.name,
+        "window": f"{prior.window} samples = {seconds:.6g} s",
+        "sample rate": f"{prior.sample_rate:.6g} Hz",
+        "latents": prior.n_latent,
+        "noise": f"mean {prior.level:.4g}, standard deviation {spread:.4g}",
+    }
+    for name, value in prior.metadata.items():
+        facts[name.replace("_", " ")] = _in_short(value)
+    return format_table([[name, str(value)] for name, value in facts.items()])
+
+
+def _in_short(value: object) -> str:
+    """A fact of the metadata on one line."""
+    if isinstance(value, dict):
+        inner = (f"{name} {_in_short(item)}" for name, item in value.items())
+        return ", ".join(inner) or "none"
+    if isinstance(value, list) and len(value) > 4:
+        return f"{len(value)} values"
+    if isinstance(value, list):
+        return " ".join(map(_in_short, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+@click.command("sample")
+@click.argument("prior_path", metavar="PRIOR", type=path_type)
+@click.option(
+    "-n",
+    "--number",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Number of windows.",
+)
+@device_option
+@seed_option
+@click.option(
+    "-o",
+    "--output",
+    type=path_type,
+    metavar="FILE",
+    help="CSV (time, sample_0, ...) or NPY (N, window).  [default: CSV to stdout]",
+)
+def sample_command(
+    prior_path: Path, number: int, device: str, seed: int, output: Path | None
+) -> None:
+    """Draw noise from a prior."""
+    from sepprior.outputs import check_output_file, whole_files, write_csv
+
+    if output is not None:
+        check_output_file(output, suffixes=[".csv", ".npy"])
+
+    import numpy as np
+    import torch
+
+    from sepprior.checkpoint import load_prior
+
+    prior = load_prior(prior_path, device=device)
+    generator = torch.Generator().manual_seed(seed)
+    samples = prior.sample(number, generator=generator).cpu().numpy()
+    columns = {"time": np.arange(prior.window) / prior.sample_rate}
+    columns |= {f"sample_{index}": window for index, window in enumerate(samples)}
+    if output is None:
+        write_csv(sys.stdout, columns)
+        return
+    with whole_files(output) as (path,):
+        if output.suffix.lower() == ".npy":
+            np.save(path, samples)
+        else:
+            with path.open("w", newline="", encoding="utf-8") as file:
+                write_csv(file, columns)
+    click.echo(f"written: {output}")

@@ -1,0 +1,240 @@
+"""`sepprior separate`: measurements in; table, fit and picture out."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from sepprior.cli.options import (
+    DEFAULT_PRIOR,
+    Components,
+    column_option,
+    device_option,
+    folder_option,
+    path_type,
+    sample_rate_option,
+    seed_option,
+)
+from sepprior.errors import SeppriorError
+from sepprior.rates import check_sample_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sepprior.data import Measurement
+    from sepprior.priors.base import Prior
+    from sepprior.result import Separation
+
+PRIOR_VARIABLE = "SEPPRIOR_PRIOR"
+"""Environment variable with the path of the prior to use."""
+BUNDLED_PRIOR = Path(__file__).parents[1] / "data_files" / "example_prior.safetensors"
+"""The prior of the bundled example, inside the package."""
+TABLE_ENDING = ".separated.csv"
+"""How the names of the tables end that are written."""
+
+
+@click.command("separate")
+@click.argument("measurement", nargs=-1, required=True, type=path_type)
+@click.option("--prior", "prior_path", type=path_type, help="Noise prior to use.")
+@click.option(
+    "--signal",
+    type=click.Choice(["sinusoid"]),
+    default="sinusoid",
+    show_default=True,
+    help="Form of the signal.",
+)
+@click.option(
+    "--components",
+    type=Components(),
+    default=1,
+    show_default=True,
+    help="Number of sinusoids.",
+)
+@click.option("--fmin", type=float, metavar="HZ", help="Lowest frequency to search.")
+@click.option("--fmax", type=float, metavar="HZ", help="Highest frequency to search.")
+@click.option(
+    "--objective",
+    type=click.Choice(["joint", "plain"]),
+    default="joint",
+    show_default=True,
+    help="joint: likelihood over latent and signal; plain: textbook least squares.",
+)
+@click.option("--starts", type=click.IntRange(min=1), metavar="N", help="Restarts.")
+@sample_rate_option
+@column_option
+@device_option
+@seed_option
+@folder_option
+@click.option("--no-plot", is_flag=True, help="Write no picture.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON, one line per measurement."
+)
+def separate_command(
+    measurement: tuple[Path, ...],
+    prior_path: Path | None,
+    signal: str,
+    components: int | Literal["auto"],
+    fmin: float | None,
+    fmax: float | None,
+    objective: str,
+    starts: int | None,
+    sample_rate: float | None,
+    column: str | None,
+    device: str,
+    seed: int,
+    output: Path | None,
+    no_plot: bool,
+    as_json: bool,
+) -> None:
+    """Separate measurements into signal and noise.
+
+    MEASUREMENT are files or folders. For run.csv this writes run.separated.csv,
+    run.fit.json and run.png. Without --prior, the prior is the one that the variable
+    SEPPRIOR_PRIOR names, else prior.safetensors in the working directory, else the one
+    of the bundled example.
+    """
+    from sepprior.data import read_measurements
+    from sepprior.outputs import check_output_folder, separation_files
+
+    path, reason = _find_prior(prior_path)
+    measurements = _without_results(
+        read_measurements(measurement, sample_rate=sample_rate, column=column),
+        given=measurement,
+    )
+    files = [
+        separation_files(
+            Path(item.source).parent if output is None else output,
+            item.name,
+            plot=not no_plot,
+        )
+        for item in measurements
+    ]
+    for folder in {paths[0].parent for paths in files}:
+        check_output_folder(folder)
+
+    from sepprior.checkpoint import load_prior
+
+    prior = load_prior(path, device=device)
+    click.echo(
+        f"prior: {path} ({reason}): {prior.name}, windows of {prior.window} samples at "
+        f"{prior.sample_rate:.6g} Hz",
+        err=True,
+    )
+    measurements = [_with_rate(item, prior) for item in measurements]
+
+    import numpy as np
+
+    from sepprior.separation import separate
+
+    results: dict[int, Separation] = {}
+    for rate, members in _batches(measurements, alone=components == "auto"):
+        batch = separate(
+            np.stack([measurements[index].values for index in members]),
+            prior,
+            sample_rate=rate,
+            fmin=fmin,
+            fmax=fmax,
+            components=components,
+            objective=objective,
+            starts=starts,
+            seed=seed,
+            device=device,
+        )
+        for position, index in enumerate(members):
+            results[index] = batch.select(position)
+    for index, item in enumerate(measurements):
+        _deliver(item, results[index], files[index], as_json=as_json)
+
+
+def _find_prior(option: Path | None) -> tuple[Path, str]:
+    """Path of the prior to use, and why it is this one."""
+    variable = os.environ.get(PRIOR_VARIABLE)
+    if option is not None:
+        path, reason = option, "given with --prior"
+    elif variable:
+        path, reason = Path(variable), f"named by {PRIOR_VARIABLE}"
+    elif DEFAULT_PRIOR.exists():
+        path, reason = DEFAULT_PRIOR, "in the working directory"
+    else:
+        path, reason = BUNDLED_PRIOR, "bundled, for the noise of the bundled example"
+    if not path.exists():
+        raise SeppriorError(
+            f"prior '{path}' ({reason}) does not exist: name one with --prior, or "
+            "train one with sepprior train-noise"
+        )
+    return path, reason
+
+
+def _without_results(
+    measurements: Sequence[Measurement], *, given: Sequence[Path]
+) -> list[Measurement]:
+    """Leave out tables that an earlier run has written into a folder of measurements.
+
+    A file that was named itself stays, whatever it is called.
+    """
+    named = {str(path) for path in given}
+    kept = [
+        item
+        for item in measurements
+        if item.source in named or not item.source.endswith(TABLE_ENDING)
+    ]
+    if not kept:
+        raise SeppriorError(
+            f"'{given[0]}' holds nothing but results (*{TABLE_ENDING}): "
+            "name the folder of the measurements"
+        )
+    return kept
+
+
+def _with_rate(item: Measurement, prior: Prior) -> Measurement:
+    """The measurement with a sample rate, checked against the prior's."""
+    if item.sample_rate is not None:
+        check_sample_rate(
+            item.sample_rate, prior.sample_rate, subject=f"measurement '{item.source}'"
+        )
+        return item
+    click.echo(
+        f"{item.name}: the file does not tell its sample rate; taken to be the "
+        f"prior's, {prior.sample_rate:.6g} Hz (say otherwise with --sample-rate)",
+        err=True,
+    )
+    # Without a rate the time of a measurement is counted in samples.
+    return replace(
+        item, sample_rate=prior.sample_rate, time=item.time / prior.sample_rate
+    )
+
+
+def _batches(
+    measurements: Sequence[Measurement], *, alone: bool
+) -> list[tuple[float, list[int]]]:
+    """Sample rate and numbers of the measurements that can be separated together.
+
+    With `alone`, each is a batch of its own: all of a batch have as many components.
+    """
+    batches: dict[tuple[int, float, int], list[int]] = defaultdict(list)
+    for index, item in enumerate(measurements):
+        # Nine digits: rates that were found from time columns differ in the last bits.
+        rate = float(f"{item.sample_rate:.9g}")
+        batches[len(item.values), rate, index if alone else 0].append(index)
+    return [(rate, members) for (_, rate, _), members in batches.items()]
+
+
+def _deliver(
+    item: Measurement, result: Separation, files: Sequence[Path], *, as_json: bool
+) -> None:
+    """Write the files of one measurement and print its result."""
+    from sepprior.outputs import fit_summary, to_json, write_separation
+
+    write_separation(files, item, result)
+    if as_json:
+        click.echo(to_json(fit_summary(item, result)))
+        return
+    click.echo(f"{item.name}\n\n{result.report()}")
+    if item.time[0] != 0:
+        click.echo(f"phase: at the first sample, at {item.time[0]:.9g} s")
+    click.echo(f"\nwritten: {', '.join(map(str, files))}\n")

@@ -1,0 +1,183 @@
+"""`sepprior train-noise`: recordings in, a frozen prior out."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sepprior.cli.options import (
+    DEFAULT_PRIOR,
+    column_option,
+    device_option,
+    path_type,
+    sample_rate_option,
+)
+from sepprior.config import (
+    CONFIGS,
+    DEFAULT_MODEL,
+    NoiseConfig,
+    config_from_dict,
+    load_config,
+    override,
+)
+from sepprior.errors import SeppriorError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from sepprior.outputs import StepLog
+
+
+@click.command("train-noise")
+@click.argument("noise", nargs=-1, required=True, type=path_type)
+@click.option(
+    "--model",
+    type=click.Choice(list(CONFIGS)),
+    help=f"Kind of prior.  [default: {DEFAULT_MODEL}]",
+)
+@click.option("--config", "config_file", type=path_type, help="Recipe in TOML.")
+@sample_rate_option
+@column_option
+@click.option("--window", type=int, metavar="N", help="Samples of a noise window.")
+@click.option("--steps", type=int, metavar="N", help="Training steps.")
+@device_option
+@click.option("--seed", type=int, metavar="N", help="Seed of the training.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted training.")
+@click.option(
+    "-o",
+    "--output",
+    type=path_type,
+    default=DEFAULT_PRIOR,
+    show_default=True,
+    metavar="FILE",
+    help="The prior to write.",
+)
+@click.pass_context
+def train_noise_command(
+    ctx: click.Context,
+    noise: tuple[Path, ...],
+    model: str | None,
+    config_file: Path | None,
+    sample_rate: float | None,
+    column: str | None,
+    window: int | None,
+    steps: int | None,
+    device: str,
+    seed: int | None,
+    resume: bool,
+    output: Path,
+) -> None:
+    """Train a noise prior on noise-only recordings.
+
+    NOISE are files or folders: CSV, TXT, NPY, NPZ, WAV, HDF5 or Parquet. Statistics of
+    each tick go to a .jsonl file beside the prior. Ctrl-C leaves a usable prior.
+    """
+    from sepprior.outputs import StepLog, check_output_file
+
+    check_output_file(output, suffixes=[".safetensors"])
+    recipe = _recipe(config_file, model, resumed=output if resume else None)
+    recipe = override(recipe, {"window": window, "steps": steps, "seed": seed})
+
+    from sepprior.data import read_recordings
+
+    recording = read_recordings(noise, sample_rate=sample_rate, column=column)
+    click.echo(
+        f"training a {recipe.model} prior on {recording.n_samples} samples at "
+        f"{recording.sample_rate:.6g} Hz, windows of {recipe.window} samples",
+        err=True,
+    )
+
+    from sepprior.training import train
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    before = _modified(output)
+    records = train(recording, recipe, device=device, output=output, resume=resume)
+    log_path = output.with_suffix(".jsonl")
+    try:
+        with StepLog(log_path, resume=resume) as log:
+            _follow(records, log, total=getattr(recipe, "steps", 1), resume=resume)
+    except KeyboardInterrupt:
+        records.close()  # where the trainer itself was not interrupted, it saves now
+        click.echo("Interrupted.", err=True)
+        if _modified(output) != before:
+            again = ["sepprior", "train-noise", *map(str, noise), "--resume"]
+            again += ["-o", str(output)]
+            again += ["--sample-rate", f"{sample_rate:.12g}"] if sample_rate else []
+            again += ["--column", column] if column else []
+            click.echo(
+                f"The prior as trained so far is {output}. To go on: "
+                f"{shlex.join(again)}",
+                err=True,
+            )
+        ctx.exit(130)
+    option = "" if output == DEFAULT_PRIOR else f" --prior {shlex.quote(str(output))}"
+    click.echo(f"prior: {output}\nstatistics of the training: {log_path}")
+    click.echo(f"next: sepprior separate MEASUREMENT{option}")
+
+
+def _recipe(
+    config_file: Path | None, model: str | None, *, resumed: Path | None
+) -> NoiseConfig:
+    """Recipe of a file, else of the training that is resumed, else the defaults."""
+    if resumed is not None:
+        unfinished = resumed.with_suffix(".resume.safetensors")
+        if not (resumed.exists() and unfinished.exists()):
+            raise SeppriorError(
+                f"nothing to resume: '{resumed}' and '{unfinished}' must both exist; "
+                "name the prior of the interrupted training with -o"
+            )
+    if config_file is not None:
+        return load_config(config_file, model=model)
+    if resumed is not None:
+        from sepprior.checkpoint import load_prior
+
+        stored = load_prior(resumed, device="cpu").metadata.get("config")
+        if stored is None:
+            raise SeppriorError(
+                f"'{resumed}' does not hold the recipe it was trained with: name the "
+                "recipe with --config"
+            )
+        return config_from_dict(stored, model=model)
+    return config_from_dict({}, model=model)
+
+
+def _follow(
+    records: Generator[dict[str, Any], None, object],
+    log: StepLog,
+    *,
+    total: int,
+    resume: bool,
+) -> None:
+    """Draw a progress bar of the training and write its log."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="step", dynamic_ncols=True) as bar:
+        for record in records:
+            log.write(record)
+            step = int(record["step"])
+            bar.total = int(record["steps"])
+            if resume and bar.n == 0:
+                # Steps of the earlier run must not count in the time that is left.
+                bar.initial = bar.n = bar.last_print_n = step
+            bar.set_postfix_str(_statistics(record), refresh=False)
+            bar.update(step - bar.n)
+
+
+def _statistics(record: dict[str, Any]) -> str:
+    named = (
+        ("critic", "critic_distance", ".3g", ""),
+        ("spectrum", "spectral_error_db", ".2f", " dB"),
+        ("held-out", "heldout_nll", ".3f", " nat"),
+    )
+    return ", ".join(
+        f"{label} {record[key]:{form}}{unit}"
+        for label, key, form, unit in named
+        if record.get(key) is not None
+    )
+
+
+def _modified(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None

@@ -1,0 +1,144 @@
+"""Real and generated windows side by side, and the form every comparison takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from sepprior import measures, two_sample
+from sepprior.measures import jackknife_stderr
+
+_BLOCKS = 8  # contiguous blocks of real windows that are dealt into halves
+_SPLITS = 5
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One comparison of generated with real noise.
+
+    Attributes:
+        title: name with units, for people.
+        error: how far generated is from real noise.
+        floor: the same for real against real noise.
+        limit: the largest error that still counts as the same.
+        meaning: what a larger error says about the prior.
+        generated: the quantity in generated noise; None for a pure distance.
+        real: the quantity in real noise; None for a pure distance.
+        stderr: standard error of `error`, where there is one.
+        ideal: the error of two indistinguishable, endless sets.
+    """
+
+    title: str
+    error: float
+    floor: float
+    limit: float
+    meaning: str
+    generated: float | None = None
+    real: float | None = None
+    stderr: float | None = None
+    ideal: float = 0.0
+
+    @property
+    def within(self) -> bool:
+        """Whether the error is within the limit (NaN is not)."""
+        return bool(self.error <= self.limit)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """As many real as generated windows, and what several measures need of them.
+
+    Attributes:
+        real: (n, N) in the order of the recording.
+        generated: (n, N).
+        sample_rate: Hz.
+        splits: ways to deal the windows into two halves, as pairs of index arrays.
+    """
+
+    real: np.ndarray
+    generated: np.ndarray
+    sample_rate: float
+    splits: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+    @classmethod
+    def of(
+        cls, real: np.ndarray, generated: np.ndarray, *, sample_rate: float
+    ) -> Comparison:
+        """Compare; the blocks of real windows are dealt the same way every time."""
+        block = np.arange(len(real)) * _BLOCKS // len(real)
+        shuffle = np.random.default_rng(0)
+        splits = []
+        for _ in range(_SPLITS):
+            first = np.isin(block, shuffle.permutation(_BLOCKS)[: _BLOCKS // 2])
+            splits.append((np.flatnonzero(first), np.flatnonzero(~first)))
+        return cls(real, generated, float(sample_rate), tuple(splits))
+
+    @cached_property
+    def level(self) -> float:
+        """Mean of the real noise, which is subtracted from both."""
+        return float(self.real.mean())
+
+    @cached_property
+    def scale(self) -> float:
+        """Standard deviation of the real noise."""
+        return float(self.real.std())
+
+    @cached_property
+    def real_spectra(self) -> np.ndarray:
+        """(n, F) periodograms."""
+        return measures.periodograms(
+            self.real - self.level, sample_rate=self.sample_rate
+        )
+
+    @cached_property
+    def generated_spectra(self) -> np.ndarray:
+        """(n, F) periodograms."""
+        return measures.periodograms(
+            self.generated - self.level, sample_rate=self.sample_rate
+        )
+
+    @cached_property
+    def real_covariances(self) -> np.ndarray:
+        """(n, K) autocovariances of the windows."""
+        return measures.autocovariances(self.real - self.level)
+
+    @cached_property
+    def generated_covariances(self) -> np.ndarray:
+        """(n, K) autocovariances of the windows."""
+        return measures.autocovariances(self.generated - self.level)
+
+    @cached_property
+    def features(self) -> tuple[np.ndarray, np.ndarray]:
+        """Features (n, D) of real and generated windows."""
+        real = (self.real - self.level) / self.scale
+        generated = (self.generated - self.level) / self.scale
+        spectrum = measures.periodograms(real).mean(0)
+        return (
+            two_sample.window_features(real, spectrum),
+            two_sample.window_features(generated, spectrum),
+        )
+
+    def distance(
+        self,
+        of: Callable[[np.ndarray, np.ndarray], float],
+        real: np.ndarray,
+        generated: np.ndarray,
+    ) -> tuple[float, float, float]:
+        """A distance real to generated, real to real, and its standard error.
+
+        The first two are medians over the splits, at half size: a distance is
+        positive by chance alone, and this way it is so by the same amount in both.
+        """
+        errors, floors = [], []
+        for a, b in self.splits:
+            floors.append(of(real[a], real[b]))
+            errors.append(0.5 * (of(real[a], generated[b]) + of(real[b], generated[a])))
+        stderr = math.hypot(
+            jackknife_stderr(lambda x: of(x, generated), real, blocks=_BLOCKS),
+            jackknife_stderr(lambda x: of(real, x), generated, blocks=_BLOCKS),
+        )
+        return float(np.median(errors)), float(np.median(floors)), stderr

@@ -1,0 +1,303 @@
+"""Files of arrays: NPY, NPZ, WAV and HDF5.
+
+NPY, WAV and HDF5 are mapped or sliced, never read whole when they are long; the arrays
+of an NPZ file are compressed and have to fit in memory.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sepprior.data.columns import RATE_NAMES, choose, role_of
+from sepprior.data.series import (
+    MIN_SAMPLES,
+    LazySeries,
+    Run,
+    RunBuilder,
+    Series,
+    Values,
+    as_values,
+    check_dtype,
+)
+from sepprior.errors import SeppriorError
+
+
+def read_npy(path: Path, column: str | int | None) -> list[Series]:
+    """Read one array: a series, or several in the rows of a two-dimensional array."""
+    if column is not None:
+        raise SeppriorError(
+            f"{path}: an NPY file has no columns to choose {str(column)!r} from; leave "
+            "the column out, or save named arrays with numpy.savez"
+        )
+    try:
+        data = np.load(path, mmap_mode="r")
+    except ValueError:  # an array without samples cannot be mapped
+        data = np.load(path)
+    return rows_of(data, source=str(path), what=str(path))
+
+
+def read_npz(path: Path, column: str | int | None) -> list[Series]:
+    """Read arrays of an NPZ file; their names are the columns.
+
+    An array named `time`, `segment` or `label` of the same length has that role, and a
+    single number named `sample_rate`, `fs` or `rate` is the sample rate in Hz.
+    """
+    # np.load leaves a damaged file open that it opened itself
+    with path.open("rb") as stream, np.load(stream) as file:
+        headers = {name: _npz_header(file, name) for name in file.files}
+        usable = [_is_series(shape, dtype) for shape, dtype in headers.values()]
+        names = list(headers)
+        rate = next(
+            (
+                _rate(file[name], source=str(path))
+                for name, (shape, dtype) in headers.items()
+                if name.lower() in RATE_NAMES
+                and shape in ((), (1,))
+                and dtype.kind in "iuf"
+            ),
+            None,
+        )
+        chosen = choose(names, usable, column, source=str(path), kind="array")
+        result: list[Series] = []
+        for i in chosen:
+            found = rows_of(
+                file[names[i]],
+                source=str(path),
+                what=f"{path}, array '{names[i]}'" if len(names) > 1 else str(path),
+                suffix=names[i] if len(chosen) > 1 else "",
+                roles={
+                    role_of(name): file[name]
+                    for name, (shape, _) in reversed(headers.items())
+                    if name != names[i]
+                    and role_of(name)
+                    and shape == headers[names[i]][0][-1:]
+                },
+                sample_rate=rate,
+            )
+            result.extend(found)
+    return result
+
+
+def read_wav(path: Path, column: str | int | None) -> list[Series]:
+    """Read channels of a WAV file; integer samples stay counts of the converter.
+
+    The channels are the columns, numbered from 0. Samples of 24 bits, which SciPy
+    shifts to 32 bits, are shifted back.
+    """
+    from scipy.io import wavfile
+
+    with warnings.catch_warnings():
+        # chunks with remarks; and a file cut short is an error, as when it is mapped
+        warnings.filterwarnings("ignore", "Chunk .* not understood")
+        warnings.filterwarnings("error", "Reached EOF prematurely")
+        try:
+            rate, data = wavfile.read(path, mmap=True)
+        except wavfile.WavFileWarning as error:
+            raise ValueError(str(error)) from error
+        except ValueError as error:
+            if "3-byte" not in str(error):
+                raise
+            rate, data = wavfile.read(path)
+            data = data >> 8
+    channels = (data[:, None] if data.ndim == 1 else data).T
+    names = [str(number) for number in range(len(channels))]
+    chosen = choose(
+        names, [True] * len(names), column, source=str(path), kind="channel"
+    )
+    result: list[Series] = []
+    for i in chosen:
+        what = f"{path}, channel {i}" if len(names) > 1 else str(path)
+        suffix = names[i] if len(chosen) > 1 else ""
+        result.extend(
+            rows_of(
+                channels[i],
+                source=str(path),
+                what=what,
+                suffix=suffix,
+                sample_rate=float(rate),
+            )
+        )
+    return result
+
+
+def read_hdf5(path: Path, column: str | int | None) -> list[Series]:
+    """Read datasets of an HDF5 file; their paths inside the file are the columns.
+
+    The sample rate is an attribute `sample_rate`, `fs` or `rate` of the dataset or a
+    group above it, or a single number of that name beside it. A dataset named `time`,
+    `segment` or `label` beside it, of the same length, has that role.
+    """
+    import h5py
+
+    file = h5py.File(path, "r")
+    try:
+        result = _hdf5_series(file, path, column)
+    except BaseException:
+        file.close()
+        raise
+    if not any(
+        isinstance(values, LazySeries)
+        for series in result
+        for values in (series.values, series.time)
+    ):
+        file.close()
+    return result
+
+
+def _hdf5_series(file: Any, path: Path, column: str | int | None) -> list[Series]:
+    """Series in an open HDF5 file."""
+    import h5py
+
+    datasets: dict[str, Any] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            datasets[name] = item
+
+    file.visititems(visit)
+    names = list(datasets)
+    usable = [_is_series(item.shape, item.dtype) for item in datasets.values()]
+    chosen = choose(names, usable, column, source=str(path), kind="dataset")
+    result: list[Series] = []
+    for i in chosen:
+        data = datasets[names[i]]
+        beside = {
+            role_of(name): item
+            for name, item in reversed(datasets.items())
+            if name != names[i] and item.parent == data.parent
+        }
+        roles: dict[str | None, Any] = {
+            role: item for role, item in beside.items() if item.shape == data.shape[-1:]
+        }
+        for role in ("segment", "label"):
+            if role in roles and h5py.check_string_dtype(roles[role].dtype):
+                roles[role] = roles[role].asstr()
+        found = rows_of(
+            data,
+            source=str(path),
+            what=f"{path}, dataset '{names[i]}'" if len(names) > 1 else str(path),
+            suffix=names[i] if len(chosen) > 1 else "",
+            roles=roles,
+            sample_rate=_hdf5_rate(data, beside.get("rate"), source=str(path)),
+            owner=file,
+        )
+        result.extend(found)
+    return result
+
+
+def rows_of(
+    data: Any,
+    *,
+    source: str,
+    what: str,
+    suffix: str = "",
+    roles: Mapping[str | None, Any] | None = None,
+    sample_rate: float | None = None,
+    owner: object = None,
+) -> list[Series]:
+    """Series in an array: the array itself, or its rows.
+
+    Args:
+        data: array-like, shape (M,) or (n, M).
+        source: the file.
+        what: begins error messages.
+        suffix: name of the array where several are read.
+        roles: arrays of shape (M,) by their role: "time", "segment", "label".
+        sample_rate: rate in Hz, if the file states it.
+        owner: kept alive with series that are read lazily.
+
+    Raises:
+        SeppriorError: another number of dimensions, or no real numbers.
+    """
+    check_dtype(data.dtype, what=what)
+    if data.ndim not in (1, 2):
+        raise SeppriorError(
+            f"{what}: has {data.ndim} dimensions; expected one, or two with a "
+            "recording in each row"
+        )
+    if data.ndim == 2 and data.shape[1] < MIN_SAMPLES <= data.shape[0]:
+        raise SeppriorError(
+            f"{what}: has {data.shape[0]} rows of {data.shape[1]} samples; expected a "
+            f"recording of at least {MIN_SAMPLES} samples in each row: transpose it"
+        )
+    roles = roles or {}
+    time: Values | None = None
+    if "time" in roles:
+        time = as_values(roles["time"], what=f"{source}, time", owner=owner)
+    runs = _runs(data.shape[-1], roles.get("segment"), roles.get("label"))
+    row_numbers = [None] if data.ndim == 1 else list(range(data.shape[0]))
+    return [
+        Series(
+            source=source,
+            what=what if len(row_numbers) == 1 else f"{what}, row {row}",
+            suffix=suffix
+            if len(row_numbers) == 1
+            else f"{suffix}-{row}".removeprefix("-"),
+            values=as_values(data, what=what, row=row, owner=owner),
+            time=time,
+            runs=runs,
+            sample_rate=sample_rate,
+        )
+        for row in row_numbers
+    ]
+
+
+def _runs(rows: int, segment: Any, label: Any) -> tuple[Run, ...]:
+    builder = RunBuilder()
+    builder.append(
+        rows,
+        None if segment is None else np.asarray(segment[:]),
+        None if label is None else np.asarray(label[:]),
+    )
+    return builder.finish()
+
+
+def _is_series(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    return dtype.kind in "iuf" and len(shape) in (1, 2) and shape[-1] >= MIN_SAMPLES
+
+
+def _npz_header(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of an array of an NPZ file, without reading its samples."""
+    member = name if name in file.zip.namelist() else f"{name}.npy"
+    with file.zip.open(member) as stream:
+        if np.lib.format.read_magic(stream) == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        else:
+            shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+    return shape, dtype
+
+
+def _rate(value: Any, *, source: str) -> float:
+    """A stated sample rate as a positive number."""
+    rate = float(np.asarray(value).reshape(-1)[0])
+    if not (np.isfinite(rate) and rate > 0):
+        raise SeppriorError(
+            f"{source}: states a sample rate of {rate:g} Hz; expected a positive number"
+        )
+    return rate
+
+
+def _hdf5_rate(data: Any, beside: Any, *, source: str) -> float | None:
+    """Sample rate from attributes of a dataset or the groups above it, or beside it.
+
+    Args:
+        data: the dataset with the samples.
+        beside: the dataset in the same group that is named as a sample rate, if any.
+        source: the file, for messages.
+    """
+    above = data
+    while True:
+        for name, value in above.attrs.items():
+            if name.lower() in RATE_NAMES and np.size(value) == 1:
+                return _rate(value, source=source)
+        if above.name == "/":
+            break
+        above = above.parent
+    if beside is not None and beside.size == 1 and beside.dtype.kind in "iuf":
+        return _rate(beside[()], source=source)
+    return None

@@ -1,0 +1,356 @@
+"""From paths to recordings and measurements, with checks that name the file."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepprior.data.arrays import read_hdf5, read_npy, read_npz, read_wav
+from sepprior.data.clock import Clock, Piece, fit_clock, missing_samples
+from sepprior.data.recording import Recording, Segment, check_rate
+from sepprior.data.series import Run, Series, check_not_empty, check_values, part_of
+from sepprior.data.tables import read_parquet, read_text
+from sepprior.errors import SeppriorError
+from sepprior.rates import RATE_TOLERANCE
+
+_Reader = Callable[[Path, str | int | None], list[Series]]
+
+_FORMATS: dict[str, tuple[_Reader, str, tuple[str, ...]]] = {
+    "text": (read_text, "pandas", (".csv", ".txt", ".tsv", ".dat")),
+    "NPY": (read_npy, "", (".npy",)),
+    "NPZ": (read_npz, "", (".npz",)),
+    "WAV": (read_wav, "scipy", (".wav", ".wave")),
+    "HDF5": (read_hdf5, "h5py", (".h5", ".hdf5", ".hdf")),
+    "Parquet": (read_parquet, "pyarrow", (".parquet", ".pq")),
+}
+_SUFFIXES = {
+    suffix: name for name, (_, _, suffixes) in _FORMATS.items() for suffix in suffixes
+}
+
+_WHOLE = 0.25  # samples by which a gap may differ from a whole number of samples
+_LONGEST_GAPS = 10  # missing samples per sample present
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """One series with a signal in it.
+
+    Attributes:
+        name: stem of the file, followed by the column and the segment where the file
+            has several; no two measurements read together share a name.
+        source: the file.
+        time: times of the samples in s, shape (N,), uniform: the first time in the
+            file plus whole numbers of samples. Without a sample rate, the number of
+            the sample.
+        values: samples in the file's units, shape (N,), NaN where missing.
+        sample_rate: in Hz; None if neither the file nor the caller told it.
+    """
+
+    name: str
+    source: str
+    time: NDArray[np.float64]
+    values: NDArray[np.float64]
+    sample_rate: float | None
+
+
+def read_recordings(
+    paths: str | Path | Iterable[str | Path],
+    *,
+    sample_rate: float | None = None,
+    column: str | int | None = None,
+    label: str | None = None,
+) -> Recording:
+    """Read noise-only recordings; long ones stay on disk.
+
+    Delimited text (.csv, .txt, .tsv, .dat), NPY, NPZ, WAV, HDF5 and Parquet. A gap in
+    the time column, a change in the `segment` or `label` column, a new row of a
+    two-dimensional array, column or file starts a new segment.
+
+    Args:
+        paths: files and folders; of a folder, all files of a known format.
+        sample_rate: rate in Hz, for files that do not tell it.
+        column: name or number of the column (array, dataset, channel) that holds the
+            samples, or a pattern such as `train_*` for several; by default the one
+            named `value`, `measurement`, `noise` or `x`, or the only one.
+        label: label of the segments that have none in their file.
+
+    Raises:
+        SeppriorError: a file cannot be read or used, the sample rate is unknown, or
+            files disagree about it.
+    """
+    segments: list[Segment] = []
+    rate = source = None
+    for series in _read(paths, column):
+        check_values(series.values, what=series.what, where=series.locate)
+        series_rate, clock = _resolve_rate(series, sample_rate)
+        if series_rate is None:
+            raise SeppriorError(
+                f"{series.what}: does not tell its sample rate; pass --sample-rate HZ "
+                "(sample_rate= in Python) or add a column `time` in seconds"
+            )
+        if rate is None:
+            rate, source = series_rate, series.source
+        elif abs(series_rate - rate) > RATE_TOLERANCE * rate:
+            raise SeppriorError(
+                f"{series.source}: has a sample rate of {series_rate:.6g} Hz, but "
+                f"{source} has {rate:.6g} Hz; read files of one rate together"
+            )
+        for piece in _pieces(series.runs, clock, series_rate):
+            segments.append(
+                Segment(
+                    values=part_of(series.values, piece.start, piece.stop),
+                    label=series.runs[piece.run].label or label,
+                    start=piece.time,
+                    source=series.source,
+                )
+            )
+    if rate is None:
+        raise SeppriorError("no files were given; expected at least one recording")
+    return Recording(segments=tuple(segments), sample_rate=rate)
+
+
+def read_measurements(
+    paths: str | Path | Iterable[str | Path],
+    *,
+    sample_rate: float | None = None,
+    column: str | int | None = None,
+) -> list[Measurement]:
+    """Read measurements into memory.
+
+    A gap in the time column is filled with NaN. Each value of a `segment` column, each
+    row of a two-dimensional array and each column is a measurement; a `label` column
+    is not used.
+
+    Args:
+        paths: files and folders; see `read_recordings`.
+        sample_rate: rate in Hz. Without it, and if the file does not tell it, the
+            measurement has `sample_rate=None` and counts its time in samples.
+        column: see `read_recordings`.
+
+    Raises:
+        SeppriorError: a file cannot be read or used.
+    """
+    measurements: list[Measurement] = []
+    names: set[str] = set()
+    for series in _read(paths, column):
+        # a label may change within a measurement
+        series = replace(series, runs=_same_segment(series.runs))
+        rate, clock = _resolve_rate(series, sample_rate)
+        pieces: dict[int, list[Piece]] = {}
+        for piece in _pieces(series.runs, clock, rate or 1.0):
+            pieces.setdefault(piece.run, []).append(piece)
+        for number, run in enumerate(series.runs):
+            part = series.what
+            if len(series.runs) > 1:
+                part += f", segment {run.segment or number}"
+            check_values(
+                part_of(series.values, run.start, run.stop),
+                what=part,
+                where=lambda row, run=run, series=series: series.locate(
+                    run.start + row
+                ),
+            )
+            values = _fill_gaps(series, pieces[number], clock, what=part)
+            start = pieces[number][0].time
+            name = _free_name(_name(series, number), names)
+            names.add(name)
+            measurements.append(
+                Measurement(
+                    name=name,
+                    source=series.source,
+                    time=start + np.arange(len(values)) / (rate or 1.0),
+                    values=values,
+                    sample_rate=rate,
+                )
+            )
+    if not measurements:
+        raise SeppriorError("no files were given; expected at least one measurement")
+    return measurements
+
+
+def _read(
+    paths: str | Path | Iterable[str | Path], column: str | int | None
+) -> Iterable[Series]:
+    """All series of all files, in order."""
+    listed = [paths] if isinstance(paths, str | Path) else list(paths)
+    for given in listed:
+        for path in _files(Path(given)):
+            yield from _read_file(path, column)
+
+
+def _files(path: Path) -> list[Path]:
+    """The file itself, or the files of known format in a folder, sorted by name."""
+    if not path.exists():
+        raise SeppriorError(f"{path}: no such file or folder")
+    if not path.is_dir():
+        return [path]
+    try:
+        entries = sorted(path.iterdir())
+    except OSError as error:
+        raise SeppriorError(
+            f"{path}: the folder cannot be read ({error.strerror})"
+        ) from error
+    found = [
+        entry
+        for entry in entries
+        if entry.is_file()
+        and entry.suffix.lower() in _SUFFIXES
+        and not entry.name.startswith(".")
+    ]
+    if not found:
+        raise SeppriorError(
+            f"{path}: the folder has no file of a known format; expected "
+            f"{', '.join(_SUFFIXES)}"
+        )
+    return found
+
+
+def _read_file(path: Path, column: str | int | None) -> list[Series]:
+    """Read one file with the reader of its suffix."""
+    known = _SUFFIXES.get(path.suffix.lower())
+    if known is None:
+        given = f"suffix '{path.suffix}'" if path.suffix else "no suffix"
+        raise SeppriorError(f"{path}: has {given}; expected {', '.join(_SUFFIXES)}")
+    reader, package, _ = _FORMATS[known]
+    if package:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise SeppriorError(
+                f"{path}: reading {known} needs {package}; pip install {package}"
+            ) from error
+    try:
+        if path.stat().st_size == 0:
+            raise SeppriorError(f"{path}: is empty; expected a series of numbers")
+        result = reader(path, column)
+    except SeppriorError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        csv.Error,
+        struct.error,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise SeppriorError(
+            f"{path}: cannot be read as {known} ({detail}); the file may be damaged, "
+            "protected, or of another format than its suffix says"
+        ) from error
+    for series in result:
+        check_not_empty(series.values, what=series.what)
+    return result
+
+
+def _resolve_rate(
+    series: Series, given: float | None
+) -> tuple[float | None, Clock | None]:
+    """Sample rate in Hz and what the time column says.
+
+    A rate that was given goes before one that the file states, which goes before that
+    of the time column; they have to agree.
+    """
+    if given is not None:
+        check_rate(given)
+    clock = None
+    if series.time is not None:
+        clock = fit_clock(
+            series.time, series.runs, what=series.source, where=series.locate
+        )
+    rates = {
+        "sample_rate (--sample-rate)": given,
+        "the rate stated in the file": series.sample_rate,
+        "the time column": clock.sample_rate if clock else None,
+    }
+    known = [(name, float(rate)) for name, rate in rates.items() if rate is not None]
+    for (name, rate), (other, other_rate) in pairwise(known):
+        if abs(rate - other_rate) > RATE_TOLERANCE * rate:
+            raise SeppriorError(
+                f"{series.source}: {name} is {rate:.6g} Hz but {other} gives "
+                f"{other_rate:.6g} Hz; correct one of them (time is in seconds)"
+            )
+    return (known[0][1] if known else None), clock
+
+
+def _pieces(
+    runs: Sequence[Run], clock: Clock | None, sample_rate: float
+) -> tuple[Piece, ...]:
+    """Stretches without a gap in the time column; without one, the runs."""
+    if clock is not None:
+        return clock.pieces
+    starts = [run.start / sample_rate for run in runs]
+    return tuple(
+        Piece(number, run.start, run.stop, time=start, fitted=start)
+        for number, (run, start) in enumerate(zip(runs, starts, strict=True))
+    )
+
+
+def _fill_gaps(
+    series: Series, pieces: Sequence[Piece], clock: Clock | None, *, what: str
+) -> NDArray[np.float64]:
+    """Samples of one measurement, shape (N,), with NaN where the time skips some."""
+    parts = [np.array(series.values[pieces[0].start : pieces[0].stop])]
+    present = pieces[-1].stop - pieces[0].start
+    absent = 0
+    for before, after in pairwise(pieces):
+        missing = missing_samples(before, after, clock.step) if clock else 0.0
+        whole = round(missing)
+        where = series.locate(after.start)
+        if abs(missing - whole) > _WHOLE:
+            raise SeppriorError(
+                f"{what}: time is not uniform, {missing:.2f} samples are missing "
+                f"before {where}; expected a whole number: resample, or number the "
+                "parts in a column named segment"
+            )
+        absent += whole
+        if absent > _LONGEST_GAPS * present:
+            raise SeppriorError(
+                f"{what}: {absent} samples are missing before {where}, and only "
+                f"{present} are present; number the parts in a column named segment"
+            )
+        parts += [np.full(whole, np.nan), series.values[after.start : after.stop]]
+    return np.concatenate(parts)
+
+
+def _same_segment(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """Runs joined across changes of the label."""
+    joined: list[Run] = []
+    for run in runs:
+        if joined and joined[-1].segment == run.segment:
+            joined[-1] = replace(joined[-1], stop=run.stop)
+        else:
+            joined.append(run)
+    return tuple(joined)
+
+
+def _name(series: Series, number: int) -> str:
+    """Name of the measurement in run `number`, fit for a file name."""
+    parts = [Path(series.source).stem, series.suffix]
+    if len(series.runs) > 1:
+        segments = [run.segment for run in series.runs]
+        told = None not in segments and len(set(segments)) == len(segments)
+        parts.append(str(segments[number]) if told else str(number))
+    stem, *rest = [part for part in parts if part]
+    return "-".join([stem, *(re.sub(r"[^\w.+-]+", "_", part) for part in rest)])
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """The name, with a number added if it is taken."""
+    number, candidate = 1, name
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate

@@ -1,0 +1,1 @@
+"""Stage two: starts, joint solver, error bars and diagnostics."""

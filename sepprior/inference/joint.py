@@ -1,0 +1,375 @@
+"""Joint optimisation over the signal's parameters and the prior's latent.
+
+Minimises ``E(theta, z) = -log p(x - s(theta) | z) - log p(z)`` for Q problems at once.
+A problem is one start of one measurement; it has W windows that share theta and have a
+latent each. Missing samples are variables too (their Gaussian integral and their
+maximum give the same theta at fixed z).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sepprior import signals
+from sepprior.inference.least_squares import (
+    Bound,
+    Features,
+    bound_of,
+    clamp_band,
+    gauss_newton,
+    inverse_information,
+)
+from sepprior.inference.record import Record
+from sepprior.optim import minimize_batch
+from sepprior.priors import Prior, conditional_energy
+from sepprior.priors.base import Decoded
+from sepprior.priors.marginal import decode_tangents, latent_information
+
+ROUNDS = 4
+"""Alternations between the latent's proposals and the signal's fit."""
+MAX_EVALUATIONS = 30
+FINAL_STEPS = 3
+DECODE_CHUNK = 4096
+"""Windows decoded at a time."""
+
+
+@dataclass(frozen=True)
+class JointFit:
+    """A batch of joint optima.
+
+    Attributes:
+        theta: shape (Q, 1 + 3 P).
+        z: shape (Q, W, K).
+        missing: shape (Q, W, N), values given to the missing samples, 0 elsewhere.
+        energy: shape (Q,), the joint energy, nats.
+        converged: shape (Q,).
+    """
+
+    theta: Tensor
+    z: Tensor
+    missing: Tensor
+    energy: Tensor
+    converged: Tensor
+
+    def select(self, which: Tensor) -> JointFit:
+        """A sub-batch."""
+        return JointFit(*(getattr(self, name)[which] for name in vars(self)))
+
+
+class JointProblem:
+    """The joint energy of a batch of measurements under a prior.
+
+    Args:
+        prior: the noise prior.
+        record: B measurements.
+        fmin: lower edge of the band, Hz.
+        fmax: upper edge, Hz.
+    """
+
+    def __init__(
+        self, prior: Prior, record: Record, *, fmin: Bound, fmax: Bound
+    ) -> None:
+        self.prior, self.record = prior, record
+        self.fmin, self.fmax = fmin, fmax
+        self.gaps = (~record.present).flatten(1)
+        self.n_gaps = int(self.gaps.sum(-1).max()) if self.gaps.any() else 0
+        r0 = float(prior.autocovariance[0])
+        self.gap_scale = r0**0.5
+        if self.n_gaps:
+            # Positions of the missing samples of each measurement; spare slots of
+            # measurements with fewer point past the end and are dropped.
+            end = self.gaps.shape[1]
+            key = torch.where(self.gaps, 0, 1)
+            order = key.argsort(dim=-1, stable=True)[:, : self.n_gaps]
+            counts = self.gaps.sum(-1, keepdim=True)
+            slots = torch.arange(self.n_gaps, device=order.device)
+            self.gap_index = torch.where(slots < counts, order, end)
+
+    # -- pieces ------------------------------------------------------------------------
+
+    def features(self, columns: Tensor, which: Tensor) -> Tensor:
+        """Features (Q, k, W C) of columns (Q, k, W, N), in float64."""
+        return self.prior.features(columns).double().flatten(-2)
+
+    def fill(self, values: Tensor, which: Tensor) -> Tensor:
+        """Values (Q, n_gaps) put at the missing samples: (Q, W, N)."""
+        n_windows, n = self.record.x.shape[1:]
+        flat = values.new_zeros(len(values), n_windows * n + 1)
+        flat = flat.scatter(1, self.gap_index[which], values)
+        return flat[:, :-1].view(-1, n_windows, n)
+
+    def decode(self, z: Tensor) -> Decoded:
+        """Conditional Gaussians of z (Q, W, K), shapes (Q, W, ...)."""
+        return self.prior.decode(z)
+
+    def noise_features(self, theta: Tensor, filled: Tensor, which: Tensor) -> Tensor:
+        """Features (Q, W, C) of the noise hypothesis, in the prior's precision."""
+        signal = signals.evaluate(self.record.t, theta)
+        return self.prior.features(self.record.x[which] + filled - signal)
+
+    def energy(
+        self, theta: Tensor, filled: Tensor, z: Tensor, which: Tensor
+    ) -> Tensor:
+        """Joint energy (Q,), nats."""
+        features = self.noise_features(theta, filled, which)
+        each = conditional_energy(features, self.decode(z))
+        return (each + self.prior.latent_energy(z)).double().sum(-1)
+
+    # -- starts --------------------------------------------------------------------------
+
+    def search(
+        self,
+        theta: Tensor,
+        filled: Tensor,
+        which: Tensor,
+        *,
+        candidates: int,
+        generator: torch.Generator,
+    ) -> JointFit:
+        """Alternate proposals for z and weighted fits of theta, from given thetas.
+
+        Args:
+            theta: shape (Q, 1 + 3 P).
+            filled: shape (Q, W, N), first guess of the missing samples.
+            which: measurement of each problem, (Q,).
+            candidates: proposals for z per round and window.
+            generator: for the proposals.
+
+        Returns:
+            The best (theta, z) met by each problem.
+        """
+        best: JointFit | None = None
+        z: Tensor | None = None
+        for _ in range(ROUNDS):
+            with torch.no_grad():
+                z = self._propose(theta, filled, z, which, candidates, generator)
+                theta, filled = self.refit(theta, filled, z, which, steps=1)
+                energy = self.energy(theta, filled, z, which)
+            now = JointFit(
+                theta, z, filled, energy, torch.zeros_like(energy, dtype=torch.bool)
+            )
+            best = now if best is None else _better(best, now)
+        assert best is not None
+        return best
+
+    def _propose(
+        self,
+        theta: Tensor,
+        filled: Tensor,
+        z: Tensor | None,
+        which: Tensor,
+        candidates: int,
+        generator: torch.Generator,
+    ) -> Tensor:
+        features = self.noise_features(theta, filled, which)
+        proposals = self.prior.propose(features, n=candidates, generator=generator)
+        if z is not None:
+            proposals = torch.cat([z.unsqueeze(0), proposals])
+        best_energy: Tensor | None = None
+        best_z = proposals[0]
+        for candidate in proposals:
+            each = conditional_energy(features, self.decode(candidate))
+            each = each + self.prior.latent_energy(candidate)
+            if best_energy is None:
+                best_energy = each
+                continue
+            won = each < best_energy
+            best_energy = torch.where(won, each, best_energy)
+            best_z = torch.where(won.unsqueeze(-1), candidate, best_z)
+        return best_z
+
+    def refit(
+        self, theta: Tensor, filled: Tensor, z: Tensor, which: Tensor, *, steps: int
+    ) -> tuple[Tensor, Tensor]:
+        """theta and the missing samples at fixed z: weighted least squares."""
+        decoded = self.decode(z)
+        weights = decoded.precision.double().flatten(1)
+        mean = decoded.mean.double().flatten(1)
+        features: Features = self.features
+        if self.n_gaps:
+            weights_root = weights.sqrt()
+            basis = self._gap_columns(which, weights_root)
+
+            def projected(columns: Tensor, q: Tensor) -> Tensor:
+                f = self.features(columns, q) * weights_root.unsqueeze(1)
+                return f - (f @ basis) @ basis.mT
+
+            target = self.features(self.record.x[which].unsqueeze(1), which)[:, 0]
+            target = (target - mean) * weights_root
+            target = target - (basis @ (basis.mT @ target.unsqueeze(-1))).squeeze(-1)
+            fit = gauss_newton(
+                self.record, projected, which, theta, target,
+                fmin=bound_of(self.fmin, which), fmax=bound_of(self.fmax, which), steps=steps,
+            )
+            return fit.theta, self._best_filling(fit.theta, mean, weights_root, which)
+        target = self.features(self.record.x[which].unsqueeze(1), which)[:, 0] - mean
+        fit = gauss_newton(
+            self.record, features, which, theta, target,
+            fmin=bound_of(self.fmin, which), fmax=bound_of(self.fmax, which), steps=steps, weights=weights,
+        )
+        return fit.theta, filled
+
+    def _gap_features(self, which: Tensor) -> Tensor:
+        """Features (Q, n_gaps, W C) of a unit impulse at each missing sample."""
+        rows = []
+        for q in which.tolist():
+            impulses = torch.zeros(
+                self.n_gaps, self.gaps.shape[1] + 1,
+                dtype=torch.float64, device=self.record.x.device,
+            )
+            impulses.scatter_(1, self.gap_index[q].unsqueeze(1), 1.0)
+            shape = (self.n_gaps, *self.record.x.shape[1:])
+            rows.append(
+                self.prior.features(impulses[:, :-1].view(shape)).double().flatten(1)
+            )
+        return torch.stack(rows)
+
+    def _gap_columns(self, which: Tensor, weights_root: Tensor) -> Tensor:
+        """Orthonormal basis (Q, W C, n_gaps) of what the missing samples span."""
+        weighted = self._gap_features(which) * weights_root.unsqueeze(1)
+        q, r = torch.linalg.qr(weighted.mT)
+        used = r.diagonal(dim1=-2, dim2=-1).abs() > 1e-9
+        return q * used.unsqueeze(1)
+
+    def _best_filling(
+        self, theta: Tensor, mean: Tensor, weights_root: Tensor, which: Tensor
+    ) -> Tensor:
+        gap = self._gap_features(which) * weights_root.unsqueeze(1)
+        signal = signals.evaluate(self.record.t, theta).unsqueeze(1)
+        rest = self.features(self.record.x[which].unsqueeze(1) - signal, which)[:, 0]
+        rest = (rest - mean) * weights_root
+        values = -torch.linalg.lstsq(gap.mT, rest.unsqueeze(-1)).solution.squeeze(-1)
+        return self.fill(values, which)
+
+    # -- joint minimisation ----------------------------------------------------------------
+
+    def minimise(
+        self, start: JointFit, which: Tensor, *, max_evaluations: int = MAX_EVALUATIONS
+    ) -> JointFit:
+        """Quasi-Newton over (theta, missing, z) together, then theta at the found z.
+
+        theta is scaled by the Cholesky factor of its information and z by the prior's
+        own posterior scale, so that the Hessian is near the identity.
+        """
+        record, prior = self.record, self.prior
+        n_theta = start.theta.shape[-1]
+        shape = start.z.shape[1:]
+        with torch.no_grad():
+            decoded = self.decode(start.z)
+            jacobian = self.features(
+                signals.jacobian_columns(record.t, start.theta), which
+            )
+            weighted = jacobian * decoded.precision.double().flatten(1).unsqueeze(1)
+            covariance = inverse_information(weighted @ jacobian.mT)
+            root = torch.linalg.cholesky(covariance)
+            features = self.noise_features(start.theta, start.missing, which)
+            z_scale = prior.latent_scale(features)
+            f_scale = covariance.diagonal(dim1=-2, dim2=-1)[
+                :, 1 + 2 * ((n_theta - 1) // 3) :
+            ].sqrt()
+        base = torch.cat(
+            [
+                start.theta.new_zeros(len(which), n_theta + self.n_gaps),
+                start.z.double().flatten(1),
+            ],
+            1,
+        )
+        latent_unit = z_scale.double().flatten(1)
+        base[:, n_theta + self.n_gaps :] /= latent_unit
+
+        def split(u: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            step = (root[rows] @ u[:, :n_theta].unsqueeze(-1)).squeeze(-1)
+            theta = start.theta[rows] + step
+            filled = start.missing[rows]
+            if self.n_gaps:
+                values = u[:, n_theta : n_theta + self.n_gaps] * self.gap_scale
+                filled = filled + self.fill(values, which[rows])
+            z = u[:, n_theta + self.n_gaps :] * latent_unit[rows]
+            return theta, filled, z.view(-1, *shape).to(start.z.dtype)
+
+        def objective(u: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            u = u.detach().requires_grad_()
+            theta, filled, z = split(u, rows)
+            f = theta[:, 1 + 2 * ((n_theta - 1) // 3) :]
+            band = (bound_of(b, which[rows]) for b in (self.fmin, self.fmax))
+            outside = (f - clamp_band(f, *band)) / f_scale[rows]
+            energy = self.energy(theta, filled, z, which[rows])
+            energy = energy + 0.5 * outside.square().sum(-1)
+            (gradient,) = torch.autograd.grad(energy.sum(), u)
+            return energy.detach(), gradient
+
+        minimum = minimize_batch(objective, base, max_evaluations=max_evaluations)
+        with torch.no_grad():
+            rows = torch.arange(len(which), device=which.device)
+            theta, filled, z = split(minimum.x, rows)
+            n = (n_theta - 1) // 3
+            band = (bound_of(b, which) for b in (self.fmin, self.fmax))
+            theta[:, 1 + 2 * n :] = clamp_band(theta[:, 1 + 2 * n :], *band)
+            theta, filled = self.refit(theta, filled, z, which, steps=FINAL_STEPS)
+            energy = self.energy(theta, filled, z, which)
+        return JointFit(theta, z, filled, energy, minimum.converged)
+
+    # -- error bars --------------------------------------------------------------------------
+
+    def information(self, fit: JointFit, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Covariances of theta with z marginalised and with z fixed, and a volume.
+
+        The expected Hessian in (theta, missing, z) at the optimum; inverting it whole
+        and keeping the block of theta is the Schur complement.
+
+        Returns:
+            Covariance with z free (Q, p, p), with z fixed (Q, p, p), and half the
+            log-determinant of the whole Hessian (Q,).
+        """
+        n_windows = fit.z.shape[1]
+        jacobian = self.features(
+            signals.jacobian_columns(self.record.t, fit.theta), which
+        )
+        p = jacobian.shape[1]
+        blocks = [jacobian]
+        if self.n_gaps:
+            blocks.append(self._gap_features(which))
+        fixed = torch.cat(blocks, 1)
+        decoded, d_mean, d_log = decode_tangents(self.prior, fit.z.flatten(0, 1))
+        k = fit.z.shape[-1]
+        width = d_mean.shape[-1]
+        precision = decoded.precision.double().view(len(which), n_windows, width)
+        fixed_w = fixed.view(*fixed.shape[:2], n_windows, width)
+        weighted = (fixed_w * precision.unsqueeze(1)).flatten(2)
+        corner = weighted @ fixed.mT
+        if self.n_gaps:
+            # Spare slots of measurements with fewer gaps carry no information.
+            corner = corner + torch.diag_embed(
+                (corner.diagonal(dim1=-2, dim2=-1) == 0).double()
+            )
+        free = corner.clone()
+        latent = latent_information(
+            decoded, d_mean, d_log, redundancy=self.prior.window / width
+        ).double()
+        half_log_det = 0.5 * torch.linalg.slogdet(latent).logabsdet.view(
+            len(which), n_windows
+        ).sum(-1)
+        if k:
+            means = d_mean.double().view(len(which), n_windows, k, width)
+            cross = torch.einsum(
+                "qiwc,qwkc->qwik", weighted.view_as(fixed_w), means
+            )
+            inverse = torch.linalg.inv(latent).view(len(which), n_windows, k, k)
+            free = free - torch.einsum("qwik,qwkl,qwjl->qij", cross, inverse, cross)
+        half_log_det = half_log_det + 0.5 * torch.linalg.slogdet(free).logabsdet
+        marginal = inverse_information(free)[:, :p, :p]
+        conditional = inverse_information(corner)[:, :p, :p]
+        return marginal, conditional, half_log_det
+
+
+def _better(a: JointFit, b: JointFit) -> JointFit:
+    """Problem by problem, the one of lower energy."""
+    won = b.energy < a.energy
+
+    def choose(x: Tensor, y: Tensor) -> Tensor:
+        return torch.where(won.view(-1, *([1] * (x.dim() - 1))), y, x)
+
+    return JointFit(*(choose(getattr(a, k), getattr(b, k)) for k in vars(a)))

@@ -1,0 +1,136 @@
+"""Measurements laid out in windows, and whitening that knows about gaps.
+
+A measurement longer than the prior's window is cut into windows that share the
+signal's parameters; what is missing (gaps, the rest of the last window) is masked.
+B measurements, W windows each, N samples per window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sepprior.errors import SeppriorError
+from sepprior.transforms import MAX_DENSE_WINDOW, Whitener, toeplitz
+
+
+@dataclass(frozen=True)
+class Record:
+    """A batch of measurements of one length, in windows.
+
+    Attributes:
+        x: shape (B, W, N), float64, noise level subtracted, 0 where missing.
+        present: shape (B, W, N).
+        t: shape (W, N), s, from the middle of the measurement.
+        length: samples of the measurement before padding.
+        sample_rate: Hz.
+    """
+
+    x: Tensor
+    present: Tensor
+    t: Tensor
+    length: int
+    sample_rate: float
+
+    @property
+    def duration(self) -> float:
+        """Length of the measurement, s."""
+        return self.length / self.sample_rate
+
+    @property
+    def middle(self) -> float:
+        """Time of the middle after the first sample, s."""
+        return 0.5 * (self.length - 1) / self.sample_rate
+
+    def select(self, which: Tensor | slice) -> Record:
+        """A sub-batch."""
+        return Record(
+            self.x[which], self.present[which], self.t, self.length, self.sample_rate
+        )
+
+
+def lay_out(x: Tensor, *, window: int, level: float, sample_rate: float) -> Record:
+    """Cut measurements (B, M) with NaN gaps into windows of a `Record`."""
+    n_measurements, length = x.shape
+    n_windows = -(-length // window)
+    pad = n_windows * window - length
+    padded = torch.nn.functional.pad(x.double(), (0, pad), value=float("nan"))
+    padded = padded.view(n_measurements, n_windows, window) - level
+    present = torch.isfinite(padded)
+    t = torch.arange(n_windows * window, dtype=torch.float64, device=x.device)
+    t = (t - 0.5 * (length - 1)) / sample_rate
+    filled = torch.where(present, padded, torch.zeros_like(padded))
+    return Record(filled, present, t.view(n_windows, window), length, sample_rate)
+
+
+def unlay(windows: Tensor, length: int) -> Tensor:
+    """Windows (..., W, N) back to one row (..., M)."""
+    return windows.flatten(-2)[..., :length]
+
+
+class MaskedWhitener:
+    """Whitening of windows with missing samples, exact for a Gaussian process.
+
+    The whitener of the present samples is the inverse Cholesky factor of their own
+    covariance. Where only the end of a window is missing, the causal filter of the
+    full window already is that; missing outputs are zero.
+
+    Args:
+        whitener: for complete windows.
+        present: shape (B, W, N).
+
+    Raises:
+        SeppriorError: gaps inside windows longer than the dense limit.
+    """
+
+    def __init__(self, whitener: Whitener, present: Tensor) -> None:
+        self.whitener, self.present = whitener, present
+        flat = present.flatten(0, 1)
+        prefix = (flat[:, 1:] <= flat[:, :-1]).all(-1)
+        self._gapped = (~prefix).nonzero().flatten().tolist()
+        if self._gapped and whitener.window > MAX_DENSE_WINDOW:
+            raise SeppriorError(
+                f"gaps inside windows of {whitener.window} samples are not supported; "
+                f"use a prior with a window of at most {MAX_DENSE_WINDOW} samples"
+            )
+        self._factors: dict[int, Tensor] = {}
+        self._patterns: dict[bytes, Tensor] = {}
+        for row in self._gapped:
+            key = flat[row].cpu().numpy().tobytes()
+            if key not in self._patterns:
+                self._patterns[key] = self._masked_inverse(flat[row])
+            self._factors[row] = self._patterns[key]
+        self.complete = bool(present.all())
+
+    def _masked_inverse(self, present: Tensor) -> Tensor:
+        index = present.nonzero().flatten()
+        covariance = toeplitz(self.whitener.autocovariance)[index][:, index]
+        factor = torch.linalg.cholesky(covariance)
+        eye = torch.eye(len(index), dtype=factor.dtype, device=factor.device)
+        inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
+        matrix = torch.zeros(
+            (self.whitener.window,) * 2, dtype=factor.dtype, device=factor.device
+        )
+        matrix[index[:, None], index] = inverse
+        return matrix
+
+    def forward(self, columns: Tensor, which: Tensor) -> Tensor:
+        """Whiten columns (Q, k, W, N) of the measurements `which` (Q,)."""
+        white = self.whitener.forward(columns)
+        if self.complete:
+            return white
+        white = white * self.present[which].unsqueeze(1)
+        n_windows = self.present.shape[1]
+        for q, b in enumerate(which.tolist()):
+            for w in range(n_windows):
+                factor = self._factors.get(b * n_windows + w)
+                if factor is not None:
+                    white[q, :, w] = columns[q, :, w] @ factor.mT
+        return white
+
+    def half_log_det(self) -> Tensor:
+        """``log det C_present / 2`` per measurement, (B,), complete windows exactly."""
+        share = self.present.double().mean(-1).sum(-1)
+        return share * self.whitener.half_log_det

@@ -1,0 +1,135 @@
+"""Two-dimensional DCGAN networks on the time-frequency plane (SpecGAN).
+
+Stride-2 convolutions with kernel 5 throughout, no batch normalisation (it breaks the
+per-sample gradient penalty; Gulrajani et al. 2017). At the published width (64), with
+a latent of 100 and a 128 x 128 plane, the generator has 19.07 M and the critic
+17.43 M parameters (Donahue et al. 2019, appendix).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+KERNEL = 5
+
+
+@dataclass(frozen=True)
+class PlaneShape:
+    """The plane a network works on, and the layers that follow from it.
+
+    Attributes:
+        bins: rows F, a power of two (Nyquist is not part of the plane).
+        frames: columns T.
+    """
+
+    bins: int
+    frames: int
+
+    @property
+    def layers(self) -> int:
+        """Stride-2 layers: down to 4 rows, but at least 3 while a row remains."""
+        full = int(math.log2(self.bins))
+        return min(full, max(3, full - 2))
+
+    @property
+    def base(self) -> tuple[int, int]:
+        """Rows and columns of the smallest feature map."""
+        scale = 2**self.layers
+        return self.bins // scale, math.ceil(self.frames / scale)
+
+    @property
+    def padded_frames(self) -> int:
+        """Columns of the full-size map; what exceeds T is cut off."""
+        return self.base[1] * 2**self.layers
+
+
+class Generator(nn.Module):
+    """Latent (B, K) to a stack of planes (B, C, F, T) by transposed convolutions.
+
+    ``output_padding=1`` makes each layer double its map exactly (4 to 8, not 7).
+
+    Args:
+        plane: size of the output.
+        latent: K.
+        width: channels of the widest-resolution map; each layer down doubles them.
+        channels: C.
+        bounded: end in tanh (magnitude mode), else linear.
+    """
+
+    def __init__(
+        self,
+        plane: PlaneShape,
+        *,
+        latent: int,
+        width: int,
+        channels: int,
+        bounded: bool = False,
+    ) -> None:
+        super().__init__()
+        self.plane, self.bounded = plane, bounded
+        rows, columns = plane.base
+        widths = [width * 2**i for i in reversed(range(plane.layers))]
+        self.project = nn.Linear(latent, widths[0] * rows * columns)
+        self.layers = nn.ModuleList(
+            nn.ConvTranspose2d(a, b, KERNEL, 2, padding=2, output_padding=1)
+            for a, b in zip(widths, [*widths[1:], channels], strict=True)
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Planes of shape (B, C, F, T)."""
+        h = self.project(z).unflatten(-1, (-1, *self.plane.base))
+        for layer in self.layers:
+            h = layer(torch.relu(h))
+        h = h[..., : self.plane.frames]
+        return torch.tanh(h) if self.bounded else h
+
+
+class Critic(nn.Module):
+    """Planes (B, C, F, T) to `outputs` numbers (B, outputs) by strided convolutions.
+
+    Args:
+        plane: size of the input.
+        width: channels after the first layer; each layer doubles them.
+        channels: C.
+        outputs: 1 for a critic.
+    """
+
+    def __init__(
+        self, plane: PlaneShape, *, width: int, channels: int, outputs: int = 1
+    ) -> None:
+        super().__init__()
+        self.plane = plane
+        rows, columns = plane.base
+        widths = [channels, *(width * 2**i for i in range(plane.layers))]
+        self.layers = nn.ModuleList(
+            nn.Conv2d(a, b, KERNEL, 2, padding=2)
+            for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.score = nn.Linear(widths[-1] * rows * columns, outputs)
+
+    def forward(self, planes: Tensor) -> Tensor:
+        """Scores of shape (B, outputs)."""
+        pad = self.plane.padded_frames - self.plane.frames
+        h = nn.functional.pad(planes, (0, pad))
+        for layer in self.layers:
+            h = nn.functional.leaky_relu(layer(h), 0.2)
+        return self.score(h.flatten(1))
+
+
+class Encoder(nn.Module):
+    """Planes (B, C, F, T) to mean and log standard deviation of z, each (B, K)."""
+
+    def __init__(
+        self, plane: PlaneShape, *, latent: int, width: int, channels: int
+    ) -> None:
+        super().__init__()
+        self.body = Critic(plane, width=width, channels=channels, outputs=2 * latent)
+
+    def forward(self, planes: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of the proposal for z, each (B, K)."""
+        mean, log_sd = self.body(planes).chunk(2, -1)
+        return mean, log_sd.clamp(-8.0, 1.0)

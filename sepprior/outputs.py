@@ -1,0 +1,279 @@
+"""Files that a command writes: checked before the work, whole or absent after it.
+
+Every file is written under a temporary name in its own folder and takes its final name
+only when it is complete, so that an error or an interruption leaves the old file or
+none, never a half-written one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepprior.errors import SeppriorError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from sepprior.data import Measurement
+    from sepprior.result import Separation
+
+
+def check_output_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be written to, before any work is done for it.
+
+    A folder that does not exist yet counts as writable if it can be created. Nothing is
+    left behind.
+
+    Args:
+        folder: Where files are to be written.
+
+    Raises:
+        SeppriorError: The path is not a folder, or writing to it is not permitted.
+    """
+    nearest = folder
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise SeppriorError(
+            f"output folder '{folder}' is not writable ({error.strerror}): "
+            "name another one with -o"
+        ) from error
+
+
+def check_output_file(path: Path, *, suffixes: Sequence[str]) -> None:
+    """Refuse a file that cannot be written, before any work is done for it.
+
+    Args:
+        path: The file to be written.
+        suffixes: Endings the file may have, ".csv" for instance.
+
+    Raises:
+        SeppriorError: The path is a folder, has another ending, or lies in a folder
+            that cannot be written to.
+    """
+    if path.is_dir():
+        raise SeppriorError(
+            f"output '{path}' is a folder: name a file in it, such as "
+            f"'{path / ('output' + suffixes[0])}'"
+        )
+    if path.suffix.lower() not in suffixes:
+        raise SeppriorError(
+            f"output '{path}' does not end in {' or '.join(suffixes)}: "
+            f"use '{path.with_suffix(suffixes[0])}'"
+        )
+    check_output_folder(path.parent)
+
+
+@contextlib.contextmanager
+def whole_files(*paths: Path) -> Iterator[tuple[Path, ...]]:
+    """Write one or several files such that all of them appear complete, or none.
+
+    Args:
+        *paths: Final names. Missing folders are created.
+
+    Yields:
+        A temporary name for each, with the same folder and ending, to be written in the
+        `with` block. On leaving it they take their final names; on an exception they
+        are removed.
+    """
+    temporary = tuple(
+        path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}") for path in paths
+    )
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        for written, path in zip(temporary, paths, strict=True):
+            os.replace(written, path)
+    finally:
+        for path in temporary:
+            path.unlink(missing_ok=True)
+
+
+def write_columns(path: Path, columns: Mapping[str, NDArray[np.floating]]) -> None:
+    """Write equally long columns as CSV with a header line; NaN is an empty field.
+
+    Args:
+        path: The file.
+        columns: Name and values, each of shape `(n_rows,)`.
+    """
+    with path.open("w", newline="", encoding="utf-8") as file:
+        write_csv(file, columns)
+
+
+def write_csv(file: TextIO, columns: Mapping[str, NDArray[np.floating]]) -> None:
+    """Write equally long columns as CSV to an open file; NaN is an empty field.
+
+    Args:
+        file: Open text file.
+        columns: Name and values, each of shape `(n_rows,)`.
+    """
+    rows = csv.writer(file, lineterminator="\n")
+    rows.writerow(columns)
+    for row in zip(*(values.tolist() for values in columns.values()), strict=True):
+        # 15 digits hold every decimal that a user may have typed in the time column.
+        rows.writerow("" if math.isnan(value) else f"{value:.15g}" for value in row)
+
+
+def to_json(value: object, *, indent: int | None = None) -> str:
+    """Format a result as standard JSON.
+
+    Args:
+        value: Nested mappings, sequences, numbers, numpy arrays and scalars.
+        indent: Spaces per level, or None for one line.
+
+    Returns:
+        JSON text. NaN and infinity, which JSON has no word for, become null.
+    """
+    return json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def separation_files(folder: Path, name: str, *, plot: bool) -> tuple[Path, ...]:
+    """Name the files that the separation of one measurement is written to.
+
+    Args:
+        folder: Output folder.
+        name: Name of the measurement.
+        plot: Whether there is a picture.
+
+    Returns:
+        `<name>.separated.csv`, `<name>.fit.json` and, with `plot`, `<name>.png`.
+    """
+    endings = (".separated.csv", ".fit.json", *([".png"] if plot else []))
+    return tuple(folder / f"{name}{ending}" for ending in endings)
+
+
+def write_separation(
+    paths: Sequence[Path], measurement: Measurement, result: Separation
+) -> None:
+    """Write the table, the fit and the picture of one separated measurement.
+
+    Args:
+        paths: The files, as `separation_files` names them.
+        measurement: What was separated.
+        result: Its separation, of a single measurement.
+    """
+    with whole_files(*paths) as (table, fit, *picture):
+        write_columns(
+            table,
+            {
+                "time": measurement.time,
+                "measurement": result.measurement,
+                "signal": result.signal,
+                "noise": result.noise,
+                "residual": result.residual,
+            },
+        )
+        text = to_json(fit_summary(measurement, result), indent=2)
+        fit.write_text(text + "\n", encoding="utf-8")
+        for path in picture:
+            result.plot(path)
+
+
+def fit_summary(measurement: Measurement, result: Separation) -> dict[str, Any]:
+    """Collect what `<name>.fit.json` holds.
+
+    Args:
+        measurement: What was separated.
+        result: Its separation, of a single measurement.
+
+    Returns:
+        The result's own dictionary (status, parameters, baselines, diagnostics, prior,
+        version) and where the measurement came from. Phases refer to the first sample,
+        at `measurement.start` on the measurement's own time axis, in seconds.
+    """
+    return {
+        **result.to_dict(),
+        "measurement": {
+            "name": measurement.name,
+            "source": measurement.source,
+            "samples": len(measurement.values),
+            "start": float(measurement.time[0]),
+        },
+    }
+
+
+class StepLog:
+    """Training records as JSON Lines, one per tick, readable while training runs.
+
+    The file is created with the first record. Where training resumes, the records it is
+    about to repeat are dropped from the old file first, so that every step stands in it
+    once.
+
+    Args:
+        path: The `.jsonl` file.
+        resume: Whether to continue an existing file.
+    """
+
+    def __init__(self, path: Path, *, resume: bool) -> None:
+        self._path = path
+        self._resume = resume
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> StepLog:
+        """Return itself; the file is opened by the first record."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one record and flush it.
+
+        Args:
+            record: Statistics of one tick; "step" counts the steps done.
+        """
+        if self._file is None:
+            kept = self._earlier(int(record["step"])) if self._resume else []
+            with whole_files(self._path) as (temporary,):
+                temporary.write_text("".join(kept), encoding="utf-8")
+            self._file = self._path.open("a", encoding="utf-8")
+        self._file.write(to_json(record) + "\n")
+        self._file.flush()
+
+    def _earlier(self, step: int) -> list[str]:
+        if not self._path.exists():
+            return []
+        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [line for line in lines if _step_of(line) < step]
+
+
+def _step_of(line: str) -> float:
+    """Step of a line of the log; infinite for one that was cut off."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -1,0 +1,96 @@
+"""What the figures have in common: colours, axes, curves of any length."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito (2008): told apart with every kind of colour vision.
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+GREY, INK = "#8C8C8C", "#333333"
+
+_ENVELOPE_BINS = 1500  # about one per pixel of the widest panel
+
+
+def envelope(
+    x: np.ndarray, y: np.ndarray, *, bins: int = _ENVELOPE_BINS
+) -> tuple[np.ndarray, np.ndarray]:
+    """A curve with the same picture and at most about `2 bins` points.
+
+    Of each run of samples the smallest and the largest are kept, in their order, so
+    that no extreme is lost. NaN (a gap) is ignored within a run, and kept where a run
+    holds nothing else. Short curves come back as they are.
+
+    Args:
+        x: (N,)
+        y: (N,)
+        bins: number of runs.
+    """
+    if len(y) <= 2 * bins:
+        return x, y
+    width = math.ceil(len(y) / bins)
+    runs = math.ceil(len(y) / width)
+    padded = np.full(runs * width, np.nan)
+    padded[: len(y)] = y
+    rows = padded.reshape(runs, width)
+    gaps = np.isnan(rows)
+    lowest = np.where(gaps, np.inf, rows).argmin(1)
+    highest = np.where(gaps, -np.inf, rows).argmax(1)
+    kept = np.sort(np.stack([lowest, highest], axis=1), axis=1)
+    index = (kept + width * np.arange(runs)[:, None]).ravel()
+    return x[index], y[index]
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, inches, that lays out its panels by itself."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def prepare(axes: Axes, *, x: str = "", y: str = "", title: str = "") -> None:
+    """Labels and a plain frame."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(labelsize=8, color=GREY, labelcolor=INK)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_offset_text().set(fontsize=8, color=INK)
+    axes.set_xlabel(x, fontsize=9, color=INK)
+    axes.set_ylabel(y, fontsize=9, color=INK)
+    if title:
+        axes.set_title(title, fontsize=9.5, color=INK, loc="left", fontweight="bold")
+
+
+def few_plain_ticks(axes: Axes) -> None:
+    """Few ticks along x, written in full: for a close-up far from zero."""
+    axes.ticklabel_format(axis="x", useOffset=False)
+    axes.locator_params(axis="x", nbins=4)
+
+
+def legend_above(axes: Axes, *, columns: int) -> None:
+    """A legend in one line over the right end of the panel, clear of the data."""
+    axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        ncols=columns,
+        fontsize=8,
+        frameon=False,
+        borderaxespad=0.1,
+        handlelength=1.6,
+        columnspacing=1.2,
+        labelcolor=INK,
+    )
+
+
+def saved(figure: Figure, path: str | Path | None) -> Figure:
+    """The figure, written to `path` if there is one."""
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure

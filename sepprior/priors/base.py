@@ -1,0 +1,114 @@
+"""The contract between noise priors and the code that uses them.
+
+A prior decodes a latent z into a conditional Gaussian for one window of noise,
+
+    n | z ~ N(m(z), Sigma(z)),        z ~ p(z),
+
+and exposes it through *features*: a fixed linear map A of the window with
+
+    -log p(n | z) = 1/2 sum_c precision_c(z) (A n - mean(z))_c^2 + half_log_det(z)
+
+up to ``N/2 log 2 pi``. Everything downstream (starts, joint optimisation, error bars,
+diagnostics) is written against these few members and never asks which prior it has.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A batch of conditional Gaussians in the feature domain.
+
+    Attributes:
+        mean: shape (..., C), features of the coherent part m(z).
+        precision: shape (..., C) or broadcastable, inverse variances of the features.
+        half_log_det: shape (...), ``log det Sigma(z) / 2`` in nats.
+    """
+
+    mean: Tensor
+    precision: Tensor
+    half_log_det: Tensor
+
+
+@runtime_checkable
+class Prior(Protocol):
+    """A frozen noise prior. N samples, C features, K latent dimensions."""
+
+    name: str
+    window: int
+    sample_rate: float
+    n_latent: int
+    n_candidates: int
+    level: float
+    autocovariance: Tensor
+    dtype: torch.dtype
+    device: torch.device
+    metadata: dict[str, Any]
+
+    def features(self, x: Tensor) -> Tensor:
+        """The linear map A: (..., N) in data units to (..., C), unit scale."""
+        ...
+
+    def decode(self, z: Tensor) -> Decoded:
+        """Conditional Gaussian of latents (..., K)."""
+        ...
+
+    def coherent(self, z: Tensor) -> Tensor:
+        """m(z) in data units, (..., K) to (..., N), without the level."""
+        ...
+
+    def latent_energy(self, z: Tensor) -> Tensor:
+        """``-log p(z)`` up to a constant, (..., K) to (...)."""
+        ...
+
+    def propose(
+        self, features: Tensor, *, n: int, generator: torch.Generator
+    ) -> Tensor:
+        """Candidate latents (n, ..., K) for noise whose features are (..., C)."""
+        ...
+
+    def standardise(self, features: Tensor, decoded: Decoded) -> Tensor:
+        """Residual features (..., C) as a white series of unit variance (..., N)."""
+        ...
+
+    def latent_scale(self, features: Tensor) -> Tensor:
+        """Expected posterior standard deviation of z, (..., C) to (..., K)."""
+        ...
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """`n` windows of noise in data units, level included, shape (n, N)."""
+        ...
+
+    def heldout_nll(self, windows: Tensor) -> Tensor:
+        """Upper bound on ``-log p`` of windows (n, N) in data units, nats, (n,)."""
+        ...
+
+    def to(self, device: torch.device | str) -> Prior:
+        """The same prior on another device."""
+        ...
+
+
+def conditional_energy(features: Tensor, decoded: Decoded) -> Tensor:
+    """``-log p(n | z)`` without ``N/2 log 2 pi``, shape (...).
+
+    Args:
+        features: shape (..., C), features of the noise hypothesis ``x - level - s``.
+        decoded: conditional Gaussians with the same leading shape.
+    """
+    deviation = features - decoded.mean
+    quadratic = (decoded.precision * deviation.square()).sum(-1)
+    return 0.5 * quadratic + decoded.half_log_det
+
+
+def joint_energy(prior: Prior, features: Tensor, z: Tensor) -> Tensor:
+    """``-log p(n | z) - log p(z)`` without constants, shape (...)."""
+    return conditional_energy(features, prior.decode(z)) + prior.latent_energy(z)

@@ -1,0 +1,77 @@
+"""The textbook objective as a prior: squared error to the generator's waveform."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sepprior.priors.base import Decoded, Prior
+
+
+class PlainPrior:
+    """``||x - s(theta) - m(z)||^2 / (2 r_0)`` with no scale and no density of z.
+
+    The usual latent optimisation (Bora et al. 2017 without its penalty), kept as a
+    baseline. What the generator cannot reach is pushed into the signal.
+
+    Args:
+        prior: the prior whose mean waveform m(z) is used.
+    """
+
+    name = "plain"
+    n_candidates = 64
+    dtype = torch.float64
+
+    def __init__(self, prior: Prior) -> None:
+        self.prior = prior
+        self.window, self.sample_rate = prior.window, prior.sample_rate
+        self.n_latent, self.level = prior.n_latent, prior.level
+        self.autocovariance, self.device = prior.autocovariance, prior.device
+        self.metadata: dict[str, Any] = {}
+        self._sd = float(prior.autocovariance[0]) ** 0.5
+
+    def features(self, x: Tensor) -> Tensor:
+        """Samples over the noise's standard deviation, (..., N)."""
+        return x.double() / self._sd
+
+    def decode(self, z: Tensor) -> Decoded:
+        """The mean waveform with unit precision everywhere."""
+        mean = self.features(self.coherent(z))
+        return Decoded(mean, torch.ones_like(mean), torch.zeros_like(mean[..., 0]))
+
+    def coherent(self, z: Tensor) -> Tensor:
+        """The wrapped prior's mean waveform, (..., N)."""
+        return self.prior.coherent(z.to(self.prior.dtype)).double()
+
+    def latent_energy(self, z: Tensor) -> Tensor:
+        """Zeros: every z is as good as another, (...)."""
+        return torch.zeros(z.shape[:-1], dtype=self.dtype, device=self.device)
+
+    def propose(
+        self, features: Tensor, *, n: int, generator: torch.Generator
+    ) -> Tensor:
+        """Draws from the latent's distribution, (n, ..., K)."""
+        shape = (n, *features.shape[:-1], self.n_latent)
+        return torch.randn(shape, generator=generator, dtype=self.dtype).to(self.device)
+
+    def standardise(self, features: Tensor, decoded: Decoded) -> Tensor:
+        """Residual over the noise's standard deviation, (..., N)."""
+        return features - decoded.mean
+
+    def latent_scale(self, features: Tensor) -> Tensor:
+        """Ones, (..., K)."""
+        return features.new_ones((*features.shape[:-1], self.n_latent))
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Noise of the wrapped prior, (n, N)."""
+        return self.prior.sample(n, generator=generator)
+
+    def heldout_nll(self, windows: Tensor) -> Tensor:
+        """The wrapped prior's, (n,): the plain objective is no density."""
+        return self.prior.heldout_nll(windows)
+
+    def to(self, device: torch.device | str) -> PlainPrior:
+        """The same on another device."""
+        return PlainPrior(self.prior.to(device))

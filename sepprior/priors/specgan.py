@@ -1,0 +1,369 @@
+"""Noise decoded on the time-frequency plane by a SpecGAN generator."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sepprior.nets import Encoder, Generator
+from sepprior.priors.base import HALF_LOG_2PI, Decoded
+from sepprior.priors.marginal import laplace_nll
+from sepprior.transforms import TightSTFT, Whitener
+
+LOG_SCALE_LIMIT = 8.0
+"""Largest |log variance| of a bin relative to stationary noise, nats."""
+
+LOG_FLOOR = 1e-3
+"""Floor of a bin's relative power inside the logarithm of the critic's planes."""
+
+MAGNITUDE_FLOOR = 1e-6
+"""Floor of the log-magnitude spectrogram (Donahue et al. 2019)."""
+
+SAMPLES_PER_BOUND = 16
+
+
+@dataclass(frozen=True)
+class PlaneStatistics:
+    """Moments per frequency over windows *and* frames, each of shape (F, 1).
+
+    F excludes Nyquist. `rms` is that of the complex coefficients; `log_mean` and
+    `log_sd` are the moments of the log-magnitude channel.
+    """
+
+    rms: Tensor
+    log_mean: Tensor
+    log_sd: Tensor
+
+
+class SpecGANPrior:
+    """A generator's planes read as a conditional Gaussian of one noise window.
+
+    Mode ``complex`` (default). The window is whitened by a stationary filter W and
+    analysed by a tight STFT. The generator gives, per bin, a complex mean M and a log
+    variance ``log D``; the noise is ``W^-1 (S M + e)`` with S the synthesis and e
+    independent over bins with variances D. With ``M = 0, D = 1`` this is the
+    stationary Gaussian model. The energy of a residual with coefficients R is
+
+        1/2 sum k_f |R_ft|^2 / D_ft + 1/4 sum k_f e_t log D_ft,
+
+    where 1/4 = 1/2 x the one degree of freedom per two coefficients of the half
+    overlap. The quadratic form is that of the precision matrix ``S D^-1 S^T``, exactly;
+    the second sum is a lower bound of its log-determinant's share, exact for constant
+    D, so that ``exp(-energy)`` never integrates to more than one.
+
+    Mode ``magnitude``. One plane: the log-magnitude normalised per frequency, divided
+    by 3 and clipped to [-1, 1]. There is no mean; the variance of a bin is the
+    generated power, its phase integrated out.
+
+    Args:
+        generator: the trained generator.
+        encoder: amortised proposals for z, or None.
+        statistics: normalisation moments.
+        whitening: autocovariance (N,) the filter W is made from; a single positive
+            number times a unit impulse in magnitude mode.
+        autocovariance: shape (N,), of the training noise, squared data units.
+        level: mean of the training noise, data units.
+        sample_rate: Hz.
+        uniform_latent: z uniform on (-1, 1)^K, mapped from a normal variable, else
+            normal.
+        metadata: JSON-able facts.
+    """
+
+    name = "specgan"
+    dtype = torch.float32
+
+    def __init__(
+        self,
+        generator: Generator,
+        encoder: Encoder | None,
+        *,
+        statistics: PlaneStatistics,
+        whitening: Tensor,
+        autocovariance: Tensor,
+        level: float,
+        sample_rate: float,
+        frame: int,
+        uniform_latent: bool = False,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self.generator = generator.eval().requires_grad_(False)
+        self.encoder = encoder
+        if encoder is not None:
+            encoder.eval().requires_grad_(False)
+        self.statistics = statistics
+        self.whitening = whitening.double()
+        self.autocovariance = autocovariance.double()
+        self.level, self.sample_rate = float(level), float(sample_rate)
+        self.uniform_latent = uniform_latent
+        self.metadata = dict(metadata or {})
+        self.window = int(autocovariance.shape[0])
+        self.n_latent = generator.project.in_features
+        self.device = autocovariance.device
+        self.stft = TightSTFT(self.window, frame)
+        self.hop = self.stft.hop
+        self.whitener = Whitener(self.whitening)
+        like = torch.zeros(1, dtype=self.dtype, device=self.device)
+        self._multiplicity = self.stft.multiplicity(like)
+        self._share = self.stft.frame_share(like)
+
+    @property
+    def n_candidates(self) -> int:
+        """Proposals for z worth comparing: few from an encoder, many at random."""
+        return 64 if self.encoder is None else 4
+
+    @property
+    def complex_mode(self) -> bool:
+        """Whether the generator gives a mean and a scale (else magnitudes)."""
+        return not self.generator.bounded
+
+    # -- the time-frequency plane ----------------------------------------------------
+
+    def white(self, x: Tensor) -> Tensor:
+        """Whitened samples (..., N) of level-free noise."""
+        return self.whitener.forward(x).to(self.dtype)
+
+    def flatten(self, coefficients: Tensor) -> Tensor:
+        """Complex (..., F, T) to real features (..., C) with unit-frame scaling."""
+        scaled = coefficients * self._multiplicity.sqrt()
+        return torch.view_as_real(scaled).flatten(-3)
+
+    def planes(self, white: Tensor) -> Tensor:
+        """Channels seen by critic and encoder, (B, N) to (B, C, F, T)."""
+        coefficients = self.stft.analyse(white)[..., :-1, :]
+        return plane_channels(
+            coefficients, self.statistics, complex_mode=self.complex_mode
+        )
+
+    def latent(self, z: Tensor) -> Tensor:
+        """The generator's input for a standard-normal z of any shape."""
+        if self.uniform_latent:
+            return torch.erf(z / math.sqrt(2.0))
+        return z
+
+    def plane_parts(self, z: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Complex mean (B, F, T), or None, and log variance (B, F, T), with Nyquist."""
+        out = self.generator(self.latent(z))
+        stats = self.statistics
+        if self.complex_mode:
+            mean = torch.complex(out[:, 0], out[:, 1]) * stats.rms
+            mean = torch.cat([mean, torch.zeros_like(mean[:, :1])], 1)
+            log_d = LOG_SCALE_LIMIT * torch.tanh(out[:, 2] / LOG_SCALE_LIMIT)
+        else:
+            mean = None
+            log_magnitude = 3.0 * out[:, 0] * stats.log_sd + stats.log_mean
+            # A frame spans twice its share of the samples: half its power is noise
+            # variance per coefficient of the tight frame.
+            log_d = 2.0 * log_magnitude + math.log(2.0)
+        log_d = torch.cat([log_d, log_d[:, -1:]], 1)
+        return mean, log_d
+
+    # -- the prior contract ----------------------------------------------------------
+
+    def features(self, x: Tensor) -> Tensor:
+        """Time-frequency coefficients of whitened noise, real, shape (..., C)."""
+        return self.flatten(self.stft.analyse(self.white(x)))
+
+    def decode(self, z: Tensor) -> Decoded:
+        """Conditional Gaussian of latents (..., K)."""
+        flat = z.reshape(-1, z.shape[-1])
+        mean, log_d = self.plane_parts(flat)
+        share = self._multiplicity * self._share
+        half = 0.25 * (share * log_d).sum((-1, -2)) + self.whitener.half_log_det
+        log_c = torch.stack([log_d, log_d], -1).flatten(1)
+        if mean is None:
+            features = torch.zeros_like(log_c)
+        else:
+            features = self.flatten(self.stft.analyse(self.stft.synthesise(mean)))
+        lead = z.shape[:-1]
+        return Decoded(
+            features.reshape(*lead, -1),
+            torch.exp(-log_c).reshape(*lead, -1),
+            half.reshape(lead),
+        )
+
+    def coherent(self, z: Tensor) -> Tensor:
+        """Waveform of the decoded mean in data units, (..., K) to (..., N)."""
+        flat = z.reshape(-1, z.shape[-1])
+        mean, _ = self.plane_parts(flat)
+        if mean is None:
+            zero = torch.zeros((len(flat), self.window), dtype=torch.float64)
+            return zero.to(self.device).reshape(*z.shape[:-1], -1)
+        waveform = self.whitener.inverse(self.stft.synthesise(mean))
+        return waveform.reshape(*z.shape[:-1], -1)
+
+    def precision_matrix(self, z: Tensor) -> Tensor:
+        """Exact precision ``W^T S D^-1 S^T W`` of one latent (K,), (N, N), float64.
+
+        The dense reference for the fast likelihood; for windows of moderate length.
+        """
+        decoded = self.decode(z[None])
+        eye = torch.eye(self.window, dtype=torch.float64, device=self.device)
+        columns = self.features(eye).double()
+        return (columns * decoded.precision[0].double()) @ columns.mT
+
+    def latent_energy(self, z: Tensor) -> Tensor:
+        """``||z||^2 / 2``, shape (...)."""
+        return 0.5 * z.square().sum(-1)
+
+    def propose(
+        self, features: Tensor, *, n: int, generator: torch.Generator
+    ) -> Tensor:
+        """Candidate latents (n, ..., K): the encoder's draws, or the prior's.
+
+        The first is the centre: the encoder's mean, or zero.
+        """
+        shape = (n, *features.shape[:-1], self.n_latent)
+        z = torch.randn(shape, generator=generator, dtype=self.dtype).to(self.device)
+        z[0] = 0.0
+        if self.encoder is None:
+            return z
+        flat = features.reshape(-1, features.shape[-1])
+        mean, log_sd = self.posterior(flat)
+        lead = features.shape[:-1]
+        mean, sd = mean.reshape(*lead, -1), log_sd.exp().reshape(*lead, -1)
+        return mean + sd * z
+
+    def standardise(self, features: Tensor, decoded: Decoded) -> Tensor:
+        """Residual over its decoded scale, resynthesised, shape (..., N)."""
+        scaled = (features - decoded.mean) * decoded.precision.sqrt()
+        return self.stft.synthesise(self.unflatten(scaled))
+
+    def unflatten(self, features: Tensor) -> Tensor:
+        """Inverse of `flatten`: (..., C) to complex (..., F, T)."""
+        paired = features.unflatten(-1, (self.stft.n_bins, self.stft.n_frames, 2))
+        coefficients = torch.view_as_complex(paired.contiguous())
+        return coefficients / self._multiplicity.sqrt()
+
+    def latent_scale(self, features: Tensor) -> Tensor:
+        """The encoder's standard deviation of z, or ones, (..., K)."""
+        if self.encoder is None:
+            return features.new_ones((*features.shape[:-1], self.n_latent))
+        _, log_sd = self.posterior(features.reshape(-1, features.shape[-1]))
+        return log_sd.exp().reshape(*features.shape[:-1], -1)
+
+    def posterior(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Encoder's mean and log standard deviation of z for features (B, C)."""
+        if self.encoder is None:
+            raise TypeError("this prior has no encoder")
+        coefficients = self.unflatten(features)[..., :-1, :]
+        return self.encoder(plane_channels(coefficients, self.statistics))
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """`n` windows of noise in data units, level included, (n, N), float64."""
+        z = torch.randn((n, self.n_latent), generator=generator, dtype=self.dtype)
+        with torch.no_grad():
+            white = self.sample_white(z.to(self.device), generator=generator)
+        return self.whitener.inverse(white) + self.level
+
+    def sample_white(
+        self, z: Tensor, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Whitened noise (B, N) drawn from the conditional Gaussians of z (B, K)."""
+        mean, log_d = self.plane_parts(z)
+        return self.draw(mean, log_d, generator=generator)
+
+    def draw(
+        self,
+        mean: Tensor | None,
+        log_d: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Whitened noise (B, N): the mean plus white noise shaped by the scale.
+
+        Draws are independent per bin; synthesis by a tight frame keeps their variance,
+        so that D = 1 gives white noise of unit variance exactly.
+        """
+        shape = (*log_d.shape, 2)
+        normal = torch.randn(shape, generator=generator, dtype=self.dtype)
+        draws = torch.view_as_complex(normal.to(self.device))
+        draws = draws / self._multiplicity.sqrt()
+        shaped = draws * torch.exp(0.5 * log_d)
+        if mean is not None:
+            shaped = shaped + mean
+        return self.stft.synthesise(shaped)
+
+    def heldout_nll(
+        self, windows: Tensor, *, draws: int = SAMPLES_PER_BOUND
+    ) -> Tensor:
+        """Upper bound on ``-log p`` of windows (n, N) in data units, nats, (n,).
+
+        With an encoder, the importance-weighted bound over `draws` draws (Burda et
+        al. 2016, equation 8); without one, Laplace's method over z.
+        """
+        windows = torch.as_tensor(windows, dtype=torch.float64).to(self.device)
+        constant = self.window * HALF_LOG_2PI
+        if self.encoder is None:
+            return laplace_nll(self, windows) + constant
+        with torch.no_grad():
+            features = self.features(windows - self.level)
+            mean, log_sd = self.posterior(features)
+            shape = (draws, *mean.shape)
+            rng = torch.Generator().manual_seed(0)
+            noise = torch.randn(shape, generator=rng, dtype=self.dtype).to(self.device)
+            scores = []
+            for draw in noise:
+                z = mean + log_sd.exp() * draw
+                decoded = self.decode(z)
+                deviation = features - decoded.mean
+                energy = 0.5 * (decoded.precision * deviation.square()).sum(-1)
+                energy = energy + decoded.half_log_det
+                log_ratio = 0.5 * (draw.square() - z.square()).sum(-1) + log_sd.sum(-1)
+                scores.append(log_ratio - energy)
+            bound = torch.logsumexp(torch.stack(scores), 0) - math.log(len(noise))
+        return constant - bound.double()
+
+    def to(self, device: torch.device | str) -> SpecGANPrior:
+        """The same prior on another device."""
+        stats = self.statistics
+        moved = replace(
+            stats,
+            rms=stats.rms.to(device),
+            log_mean=stats.log_mean.to(device),
+            log_sd=stats.log_sd.to(device),
+        )
+        return SpecGANPrior(
+            self.generator.to(device),
+            None if self.encoder is None else self.encoder.to(device),
+            statistics=moved,
+            whitening=self.whitening.to(device),
+            autocovariance=self.autocovariance.to(device),
+            level=self.level,
+            sample_rate=self.sample_rate,
+            frame=self.stft.length,
+            uniform_latent=self.uniform_latent,
+            metadata=self.metadata,
+        )
+
+
+def log_magnitude(coefficients: Tensor, rms: Tensor, *, complex_mode: bool) -> Tensor:
+    """Log-magnitude of coefficients (..., F, T), floored.
+
+    The published floor 1e-6 in magnitude mode; in complex mode a smoother one,
+    relative to the mean power of the frequency.
+    """
+    if complex_mode:
+        power = (coefficients / rms).abs().square()
+        return 0.5 * torch.log(power + LOG_FLOOR)
+    return torch.log(coefficients.abs() + MAGNITUDE_FLOOR)
+
+
+def plane_channels(
+    coefficients: Tensor, statistics: PlaneStatistics, *, complex_mode: bool = True
+) -> Tensor:
+    """Normalised channels (B, C, F, T) of complex coefficients (B, F, T).
+
+    Magnitude mode: the log-magnitude, normalised per frequency, divided by 3 and
+    clipped to [-1, 1]. Complex mode: real and imaginary part over their rms first.
+    """
+    logs = log_magnitude(coefficients, statistics.rms, complex_mode=complex_mode)
+    logs = (logs - statistics.log_mean) / (3.0 * statistics.log_sd)
+    logs = logs.clamp(-1.0, 1.0)
+    if not complex_mode:
+        return logs.unsqueeze(1)
+    parts = coefficients / statistics.rms
+    return torch.stack([parts.real, parts.imag, logs], 1)

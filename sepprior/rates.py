@@ -1,0 +1,54 @@
+"""Sample rates: when two agree, and how to get from one to the other."""
+
+from fractions import Fraction
+
+from sepprior.errors import SeppriorError
+
+RATE_TOLERANCE = 1e-3
+"""Relative difference up to which two sample rates count as the same.
+
+Rates taken from a time column carry the rounding of its digits. A prior's frequencies
+shift by the same fraction, far less than the width of its frequency bins.
+"""
+
+
+def check_sample_rate(given: float, expected: float, *, subject: str) -> None:
+    """Refuse data at another sample rate than the prior's.
+
+    Args:
+        given: Sample rate of the data in Hz.
+        expected: Sample rate that the prior was trained at, in Hz.
+        subject: What the data are, to begin the message with.
+
+    Raises:
+        SeppriorError: The two differ by more than 0.1 %; the message has the integers
+            of the resampling that makes them agree.
+    """
+    if abs(given - expected) <= RATE_TOLERANCE * expected:
+        return
+    up, down = resampling_factors(given, expected)
+    raise SeppriorError(
+        f"{subject} has a sample rate of {given:.6g} Hz but the prior was trained at "
+        f"{expected:.6g} Hz: resample it with scipy.signal.resample_poly(x, {up}, "
+        f"{down}), or train a prior at {given:.6g} Hz"
+    )
+
+
+def resampling_factors(given: float, wanted: float) -> tuple[int, int]:
+    """Small integers whose ratio takes one sample rate to another.
+
+    Args:
+        given: Present sample rate in Hz.
+        wanted: Sample rate to reach in Hz.
+
+    Returns:
+        `(up, down)` without a common factor: the smallest found for which
+        `given * up / down` is within a hundredth of `RATE_TOLERANCE` of `wanted`.
+    """
+    ratio = wanted / given
+    limit = 1
+    while True:
+        fraction = Fraction(ratio).limit_denominator(limit)
+        if abs(float(fraction) / ratio - 1) <= RATE_TOLERANCE / 100:
+            return fraction.numerator, fraction.denominator
+        limit *= 2

@@ -1,0 +1,135 @@
+"""Signals of known form, as plain functions of time and named parameters.
+
+Frequencies are in Hz, phases in radians, times in seconds.
+
+The solvers use the form that is linear in all but the frequencies,
+
+    s(t) = bias + sum_p a_p cos(2 pi f_p t) + b_p sin(2 pi f_p t),
+
+with t counted from the middle of the record, where errors of frequency and phase are
+least correlated (Rife and Boorstyn 1974). Q problems, P sinusoids, N samples.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+PER_SINUSOID = ("amplitude", "frequency", "phase")
+
+
+def sinusoid(
+    t: ArrayLike, amplitude: float, frequency: float, phase: float, bias: float = 0.0
+) -> NDArray[np.float64]:
+    """``amplitude * sin(2 pi frequency t + phase) + bias``.
+
+    Args:
+        t: times, s.
+        amplitude: data units.
+        frequency: Hz.
+        phase: radians, at t = 0.
+        bias: data units.
+
+    Returns:
+        An array of the shape of `t`.
+    """
+    t = np.asarray(t, dtype=np.float64)
+    return amplitude * np.sin(2.0 * np.pi * frequency * t + phase) + bias
+
+
+def parameter_names(n_sinusoids: int) -> tuple[str, ...]:
+    """``amplitude, frequency, phase, bias``; numbered from 1 where there are several."""
+    if n_sinusoids == 1:
+        return (*PER_SINUSOID, "bias")
+    names = [f"{name}_{p + 1}" for p in range(n_sinusoids) for name in PER_SINUSOID]
+    return (*names, "bias")
+
+
+def linear_columns(t: Tensor, frequency: Tensor) -> Tensor:
+    """Columns ``1, cos_1, sin_1, ..., cos_P, sin_P``.
+
+    Args:
+        t: shape (..., N), s, from the middle of the record.
+        frequency: shape (Q, P), Hz.
+
+    Returns:
+        Shape (Q, 1 + 2 P, ..., N).
+    """
+    angle = 2.0 * math.pi * frequency.view(*frequency.shape, *([1] * t.dim())) * t
+    pairs = torch.stack([torch.cos(angle), torch.sin(angle)], 2).flatten(1, 2)
+    ones = torch.ones_like(pairs[:, :1])
+    return torch.cat([ones, pairs], 1)
+
+
+def jacobian_columns(t: Tensor, theta: Tensor) -> Tensor:
+    """Derivatives of the signal by theta = (bias, a_1, b_1, ..., a_P, b_P, f_1, ...).
+
+    Args:
+        t: shape (..., N), s.
+        theta: shape (Q, 1 + 3 P).
+
+    Returns:
+        Shape (Q, 1 + 3 P, ..., N).
+    """
+    n = (theta.shape[-1] - 1) // 3
+    columns = linear_columns(t, theta[:, 1 + 2 * n :])
+    shape = (-1, n, *([1] * t.dim()))
+    a, b = theta[:, 1 : 1 + 2 * n : 2].view(shape), theta[:, 2 : 2 + 2 * n : 2].view(shape)
+    cosine, sine = columns[:, 1::2], columns[:, 2::2]
+    slope = 2.0 * math.pi * t * (b * cosine - a * sine)
+    return torch.cat([columns, slope], 1)
+
+
+def evaluate(t: Tensor, theta: Tensor) -> Tensor:
+    """The signal at times t (..., N) for theta (Q, 1 + 3 P): shape (Q, ..., N)."""
+    n = (theta.shape[-1] - 1) // 3
+    columns = linear_columns(t, theta[:, 1 + 2 * n :])
+    weights = theta[:, : 1 + 2 * n].view(len(theta), -1, *([1] * t.dim()))
+    return (columns * weights).sum(1)
+
+
+def to_polar(
+    theta: Tensor, covariance: Tensor, *, middle: float
+) -> tuple[Tensor, Tensor]:
+    """From the linear form about the middle to amplitude, frequency, phase, bias.
+
+    ``a = A sin(phi'), b = A cos(phi')`` and ``phi = phi' - 2 pi f middle``, with the
+    covariance carried along to first order.
+
+    Args:
+        theta: shape (Q, 1 + 3 P).
+        covariance: shape (Q, 1 + 3 P, 1 + 3 P).
+        middle: time of the record's middle after its first sample, s.
+
+    Returns:
+        Values (Q, 1 + 3 P) in the order of `parameter_names`, phases in (-pi, pi],
+        and their covariance.
+    """
+    n = (theta.shape[-1] - 1) // 3
+    rows = torch.zeros_like(covariance)
+    values = torch.empty_like(theta)
+    for p in range(n):
+        ia, ib, jf = 1 + 2 * p, 2 + 2 * p, 1 + 2 * n + p
+        a, b, f = theta[:, ia], theta[:, ib], theta[:, jf]
+        amplitude = torch.hypot(a, b).clamp_min(1e-300)
+        phase = torch.atan2(a, b) - 2.0 * math.pi * f * middle
+        values[:, 3 * p] = amplitude
+        values[:, 3 * p + 1] = f
+        values[:, 3 * p + 2] = wrap_phase(phase)
+        rows[:, 3 * p, ia], rows[:, 3 * p, ib] = a / amplitude, b / amplitude
+        rows[:, 3 * p + 1, jf] = 1.0
+        square = amplitude.square()
+        rows[:, 3 * p + 2, ia], rows[:, 3 * p + 2, ib] = b / square, -a / square
+        rows[:, 3 * p + 2, jf] = -2.0 * math.pi * middle
+    values[:, 3 * n] = theta[:, 0]
+    rows[:, 3 * n, 0] = 1.0
+    return values, rows @ covariance @ rows.mT
+
+
+def wrap_phase(phase: Tensor) -> Tensor:
+    """Radians wrapped to (-pi, pi]."""
+    return -torch.remainder(-phase + math.pi, 2.0 * math.pi) + math.pi

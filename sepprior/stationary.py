@@ -1,0 +1,106 @@
+"""Second-order statistics of a recording: level, autocovariance, continuum.
+
+Everything here streams over blocks, so a recording need not fit in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CONTINUUM_PERIODOGRAM = 16
+"""Periodogram length of the continuum estimate, in windows."""
+
+
+def autocovariance(
+    blocks: Iterable[np.ndarray], *, n_lags: int
+) -> tuple[float, Tensor]:
+    """Mean and biased autocovariance of a recording.
+
+    ``r_k = sum_t (x_t - m)(x_{t+k} - m) / n``, summed over pairs inside each block
+    (blocks much longer than `n_lags` lose little at their ends), NaN samples left
+    out, each lag scaled by the share of its pairs that exist. The biased form has a
+    non-negative periodogram (Percival and Walden 1993, section 6.2).
+
+    Args:
+        blocks: one-dimensional arrays in data units; NaN marks gaps.
+        n_lags: number of lags N, from 0 to N - 1.
+
+    Returns:
+        The mean and the autocovariance, shape (N,), float64, squared data units.
+    """
+    total = count = 0.0
+    products = np.zeros(n_lags)
+    pairs = np.zeros(n_lags)
+    pivot: float | None = None
+    first_moment = np.zeros(n_lags)
+    for block in blocks:
+        x = np.asarray(block, dtype=np.float64)
+        present = np.isfinite(x)
+        if not present.any():
+            continue
+        if pivot is None:
+            pivot = float(x[present].mean())
+        filled = np.where(present, x - pivot, 0.0)
+        total += filled.sum()
+        count += present.sum()
+        size = 2 ** math.ceil(math.log2(x.size + n_lags))
+        spectrum = np.fft.rfft(filled, size)
+        mask = np.fft.rfft(present.astype(float), size)
+        products += np.fft.irfft(np.abs(spectrum) ** 2, size)[:n_lags]
+        pairs += np.fft.irfft(np.abs(mask) ** 2, size)[:n_lags]
+        cross = np.fft.irfft(spectrum * mask.conj(), size)
+        first_moment += cross[:n_lags] + cross[(-np.arange(n_lags)) % size]
+    if pivot is None or count < 2:
+        raise ArithmeticError("no finite samples to estimate an autocovariance from")
+    mean = total / count
+    pairs = np.maximum(pairs, 1.0)
+    lags = (products - mean * first_moment) / pairs + mean**2
+    shrink = 1.0 - np.arange(n_lags) / max(count, n_lags)
+    return pivot + mean, torch.from_numpy(lags * shrink)
+
+
+def continuum_autocovariance(
+    blocks: Iterable[np.ndarray], *, n_lags: int, mean: float
+) -> Tensor | None:
+    """Autocovariance of the noise without its spectral lines.
+
+    The periodogram is averaged over segments of 16 windows, then replaced, frequency
+    by frequency, by its running median over two window resolutions (4 / N): a line
+    narrower than that leaves the median unchanged.
+
+    Args:
+        blocks: one-dimensional arrays in data units.
+        n_lags: N.
+        mean: level to subtract.
+
+    Returns:
+        Shape (N,), float64, or None when the recording holds no segment long enough.
+    """
+    from scipy.ndimage import median_filter
+
+    size = CONTINUUM_PERIODOGRAM * n_lags
+    taper = np.sin(np.pi * (np.arange(size) + 0.5) / size) ** 2
+    power = np.zeros(size // 2 + 1)
+    count = 0
+    for block in blocks:
+        x = np.asarray(block, dtype=np.float64) - mean
+        for start in range(0, x.size - size + 1, size // 2):
+            segment = x[start : start + size]
+            if np.isfinite(segment).all():
+                power += np.abs(np.fft.rfft(segment * taper)) ** 2
+                count += 1
+    if count == 0:
+        return None
+    power /= count * (taper**2).sum()
+    width = 2 * 2 * CONTINUUM_PERIODOGRAM + 1
+    smooth = np.minimum(power, 10.0 * median_filter(power, width, mode="nearest"))
+    smooth = median_filter(smooth, width, mode="nearest")
+    # The running median flattens a steep spectrum near zero frequency: keep the
+    # measured periodogram there, where no line can be told from the continuum.
+    smooth[: CONTINUUM_PERIODOGRAM] = power[: CONTINUUM_PERIODOGRAM]
+    return torch.from_numpy(np.fft.irfft(smooth, size)[:n_lags].copy())

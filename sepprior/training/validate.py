@@ -1,0 +1,102 @@
+"""What a trained prior is worth on noise it has not seen."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sepprior.data import Recording, consecutive_windows, random_crops
+from sepprior.errors import SeppriorError
+from sepprior.inference.calibration import measure_calibration
+from sepprior.inference.novelty import measure_null
+from sepprior.priors import GaussianPrior, Prior
+
+FEWEST_WINDOWS = 40
+"""Independent windows of noise needed before error bars are calibrated on them."""
+NULL_WINDOWS = 2000
+
+
+def validate(
+    prior: Prior,
+    gaussian: GaussianPrior,
+    training: Recording,
+    validation: Recording,
+    held: Tensor,
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """Held-out likelihood, calibration of the error bars, and what is normal.
+
+    The joint solver is calibrated on the held-out part where it is long enough, else on
+    the whole recording; with less than 40 windows in all nothing is calibrated.
+
+    Args:
+        prior: the trained prior.
+        gaussian: the stationary Gaussian of the same recording.
+        training: the training part of the recording.
+        validation: the held-out part.
+        held: held-out windows (n, N), data units.
+        seed: of crops and injections.
+
+    Returns:
+        Metadata ``heldout`` (nats per sample of both, gain, standard error),
+        ``calibration`` and ``novelty`` where there is noise enough.
+    """
+    window = prior.window
+    own = prior.heldout_nll(held).double().cpu() / window
+    reference = gaussian.heldout_nll(held).double().cpu() / window
+    gain = reference - own
+    error = gain.std() / math.sqrt(len(gain)) if len(gain) > 1 else gain.abs().mean()
+    facts: dict[str, Any] = {
+        "heldout": {
+            "heldout_nll": float(own.mean()),
+            "heldout_nll_gaussian": float(reference.mean()),
+            "gain": float(gain.mean()),
+            "gain_stderr": float(error),
+            "windows": len(gain),
+        }
+    }
+    parts = [p for p in (training, validation) if p.n_samples >= window]
+    n_all = sum(p.n_samples for p in parts) // window
+    if n_all < FEWEST_WINDOWS:
+        return facts
+    source = [validation] if validation.n_samples // window >= FEWEST_WINDOWS else parts
+    rng = np.random.default_rng(seed)
+    # An autocovariance hardly overfits a recording: least squares may be calibrated on
+    # all of it, a network only on what it has not seen.
+    table = measure_calibration(
+        prior, lambda n: _crops(parts, window, n, rng), joint=False, seed=seed
+    )
+    if prior.n_latent:
+        table |= measure_calibration(
+            prior, lambda n: _crops(source, window, n, rng), joint=True, seed=seed + 1
+        )
+    facts["calibration"] = table
+    windows = [
+        consecutive_windows(p, window=window, hop=max(1, window // 2), limit=NULL_WINDOWS)
+        for p in parts
+    ]
+    x = torch.from_numpy(np.concatenate(windows)).to(prior.device) - gaussian.level
+    facts["novelty"] = measure_null(gaussian.features(x))
+    return facts
+
+
+def _crops(
+    parts: list[Recording], window: int, n: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Windows from several parts in proportion to their length, (n, N)."""
+    weights = np.array([p.n_samples for p in parts], dtype=float)
+    counts = rng.multinomial(n, weights / weights.sum())
+    drawn = []
+    for part, count in zip(parts, counts, strict=True):
+        if not count:
+            continue
+        try:
+            drawn.append(random_crops(part, window=window, n=int(count), generator=rng))
+        except SeppriorError:
+            continue  # a part whose pieces are all shorter than a window
+    return np.concatenate(drawn)
