@@ -72,10 +72,12 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     try:
         header = json.loads(metadata[_KEY])
-    except json.JSONDecodeError as error:
+    except json.JSONDecodeError:
+        header = None
+    if not isinstance(header, dict):
         raise SeppriorError(
             f"{path}: its description is damaged; restore the file or train it again"
-        ) from error
+        )
     return tensors, header
 
 
@@ -99,9 +101,13 @@ def save_prior(prior: Prior, path: str | Path) -> None:
             "statistics.log_mean": stats.log_mean,
             "statistics.log_sd": stats.log_sd,
         }
-        tensors |= {f"generator.{k}": v for k, v in prior.generator.state_dict().items()}
+        tensors |= {
+            f"generator.{k}": v for k, v in prior.generator.state_dict().items()
+        }
         if prior.encoder is not None:
-            tensors |= {f"encoder.{k}": v for k, v in prior.encoder.state_dict().items()}
+            tensors |= {
+                f"encoder.{k}": v for k, v in prior.encoder.state_dict().items()
+            }
         structure = {
             "frame": prior.stft.length,
             "uniform_latent": prior.uniform_latent,
@@ -143,14 +149,15 @@ def load_prior(path: str | Path, *, device: str = "auto") -> Prior:
             f"{path}: holds no noise prior (perhaps a training state); "
             "give the .safetensors file that 'sepprior train-noise' reports"
         )
-    if header["format_version"] > FORMAT_VERSION:
+    version = header.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise SeppriorError(
-            f"{path}: format version {header['format_version']}, this sepprior reads "
+            f"{path}: format version {version}, this sepprior reads "
             f"up to {FORMAT_VERSION}; upgrade with 'pip install -U sepprior'"
         )
     try:
         prior = _build(tensors, header)
-    except (KeyError, RuntimeError, IndexError, TypeError) as error:
+    except (LookupError, RuntimeError, TypeError, ValueError, ArithmeticError) as error:
         reason = str(error).splitlines()[0]
         raise SeppriorError(
             f"{path}: tensors do not fit the description ({reason}); "
@@ -160,6 +167,9 @@ def load_prior(path: str | Path, *, device: str = "auto") -> Prior:
 
 
 def _build(tensors: dict[str, Tensor], header: dict[str, Any]) -> Prior:
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} is not finite")
     autocovariance = tensors["autocovariance"]
     if header["kind"] == "gaussian":
         return GaussianPrior(

@@ -72,7 +72,8 @@ def moments(pair: Comparison) -> dict[str, Measure]:
     return _statistics(
         pair,
         measures.moments,
-        *raw,
+        raw[0],
+        raw[1],
         {
             "mean": ("mean / real sd", MEAN_TOLERANCE, "the level is off"),
             "sd": ("sd / real sd", SD_TOLERANCE, "too loud or too quiet"),
@@ -199,7 +200,7 @@ def density_coverage(pair: Comparison) -> dict[str, Measure]:
             two_sample.density_coverage(real[i], real[j]) for i, j in ((a, b), (b, a))
         ]
         reference.append(np.mean(ways, axis=0))
-        scatter.append(np.abs(np.subtract(*ways)))
+        scatter.append(np.abs(np.subtract(ways[0], ways[1])))
         ways = [
             two_sample.density_coverage(real[i], generated[j])
             for i, j in ((a, b), (b, a))

@@ -97,8 +97,8 @@ class SpecGANConfig:
     channels: Literal["complex", "magnitude"] = "complex"
     latent: int = 32
     latent_distribution: Literal["normal", "uniform"] = "normal"
-    width: int = 16
-    steps: int = 3000
+    width: int = 32
+    steps: int = 2400
     batch: int = 64
     critic_steps: int = 5
     gradient_penalty: float = 10.0
@@ -107,8 +107,8 @@ class SpecGANConfig:
     ema: float = 0.999
     spectral: Literal["batch-mean", "per-sample", "none"] = "batch-mean"
     spectral_weight: float = 1.0
-    likelihood_weight: float = 1.0
-    warmup_steps: int = 1000
+    likelihood_weight: float = 10.0
+    warmup_steps: int = 2000
     whitening: Literal["auto", "total", "continuum"] = "auto"
     validation_fraction: float = 0.1
     tick: int = 100

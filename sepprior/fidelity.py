@@ -131,7 +131,7 @@ class Fidelity:
             "",
             f"held-out noise, nats per sample: prior {self.nll:.4f}, "
             f"Gaussian {self.nll_gaussian:.4f}, "
-            f"gain {self.nll_gain:+.4f} +/- {self.nll_gain_stderr:.4f}",
+            f"gain {round(self.nll_gain, 4) + 0.0:+.4f} +/- {self.nll_gain_stderr:.4f}",
             "",
             self.verdict,
         ]

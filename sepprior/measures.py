@@ -37,9 +37,12 @@ def periodograms(windows: np.ndarray, *, sample_rate: float = 1.0) -> np.ndarray
     Returns:
         (n, N // 2 + 1) in squared data units per Hz.
     """
-    return signal.periodogram(
-        windows, fs=sample_rate, window="hann", detrend=False, axis=-1
-    )[1]
+    n_samples = windows.shape[1]
+    taper = np.sin(np.pi * np.arange(n_samples) / n_samples) ** 2
+    power = np.abs(np.fft.rfft(windows * taper, axis=1)) ** 2
+    power /= sample_rate * (taper**2).sum()
+    power[:, 1 : (n_samples + 1) // 2] *= 2  # the negative frequencies
+    return power
 
 
 def band_ratio_db(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -121,7 +124,7 @@ def moments(raw: np.ndarray) -> np.ndarray:
 
 
 def jackknife_stderr(
-    statistic: Callable[[np.ndarray], np.ndarray],
+    statistic: Callable[[np.ndarray], np.ndarray | float],
     items: np.ndarray,
     *,
     blocks: int = 20,
@@ -228,7 +231,7 @@ def gaussian_nll(
     if n_samples > order:
         last = np.zeros(order)
         last[-1] = 1.0
-        predictor = linalg.solve_triangular(factor, last, lower=True, trans="T")
+        predictor = linalg.solve_triangular(factor, last, lower=True, trans=1)
         later = signal.oaconvolve(
             centred[:, 1:], predictor[None, ::-1], mode="valid", axes=1
         )

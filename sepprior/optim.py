@@ -23,7 +23,8 @@ class Minimum:
         x: shape (B, n).
         energy: shape (B,).
         gradient_norm: shape (B,), largest absolute component.
-        converged: shape (B,), gradient or decrease below its tolerance.
+        converged: shape (B,), gradient or decrease below its tolerance, or no step
+            however short gains anything; never where the energy is not finite.
         evaluations: objective evaluations of the longest-running problem.
     """
 
@@ -115,8 +116,13 @@ def minimize_batch(
         )
         step[won] = 1.0
         slot = (slot + 1) % history
-    return Minimum(x, energy, gradient.abs().amax(-1) if n else energy * 0, done | stuck,
-                   evaluations)
+    return Minimum(
+        x=x,
+        energy=energy,
+        gradient_norm=gradient.abs().amax(-1) if n else torch.zeros_like(energy),
+        converged=(done | stuck) & torch.isfinite(energy),
+        evaluations=evaluations,
+    )
 
 
 def _two_loop(

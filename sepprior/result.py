@@ -239,16 +239,24 @@ _TRUE_FALSE_WORDS = {
         "no signal is detected: the parameters may describe noise",
     ),
     "gls_sufficient": (
-        "the noise tests Gaussian: GLS would do as well",
-        "the noise is not Gaussian: the prior has something to add to GLS",
+        "the prior adds nothing to GLS here: GLS would do",
+        "the prior adds to GLS here",
+    ),
+    "at_bound": (
+        "a frequency is at the edge of the band: widen fmin and fmax",
+        "no frequency is at the edge of the band",
     ),
 }
 _NUMBER_WORDS = {
-    "restart_agreement": "{} of the restarts agree with the best one",
+    "method": "the answer is that of: {}",
+    "restart_agreement": "share of the starts that found the same frequency: {}",
     "chi_square": "chi-square of the whitened residual per sample: {} (expected 1)",
-    "absorption": "variance of the amplitude grows {} times by what the prior "
-    "could absorb of the signal",
+    "log_evidence_over_gls": "log evidence for the prior's answer over that of GLS: "
+    "{} nats",
+    "absorption": "share of the amplitude's variance due to what the prior could "
+    "absorb of the signal: {}",
     "loglik_gain": "log-likelihood gain over no signal: {} nats",
+    "noise_change_p": "probability that unchanged noise looks as unusual: {}",
     "false_alarm_probability": "probability that noise alone looks like this: {}",
 }
 

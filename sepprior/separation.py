@@ -57,9 +57,9 @@ def separate(
 
     ``x = s(t; theta) + n`` with n from the frozen `prior`. Minimises
     ``-log p(x - s(theta) | z) - log p(z)`` over the parameters theta and the prior's
-    latent z together, from several starts. Generalised least squares (GLS) and a
-    robust fit are made as well: where the prior has nothing to add, or the joint optimum
-    is less probable than GLS, the answer is that of GLS and the status says so.
+    latent z together, from several starts. Generalised least squares (GLS) and a robust
+    fit are made as well: where the prior has nothing to add, or the joint optimum is
+    less probable than GLS, the answer is that of GLS and the status says so.
 
     Args:
         x: shape (N,) or (B, N), data units; NaN marks missing samples. Shorter or
@@ -95,7 +95,9 @@ def separate(
     if count == "auto":
         record = lay_out(
             torch.from_numpy(data).to(prior.device),
-            window=prior.window, level=prior.level, sample_rate=rate,
+            window=prior.window,
+            level=prior.level,
+            sample_rate=rate,
         )
         count = choose_components(prior, record, fmin=low, fmax=high)
     learned = _prior_adds(prior)
@@ -105,7 +107,9 @@ def separate(
     for begin in range(0, len(data), step):
         record = lay_out(
             torch.from_numpy(data[begin : begin + step]).to(prior.device),
-            window=prior.window, level=prior.level, sample_rate=rate,
+            window=prior.window,
+            level=prior.level,
+            sample_rate=rate,
         )
         outcome = analyse(
             prior,
@@ -121,7 +125,7 @@ def separate(
     return _assemble(parts, data, prior, rate, int(count), single)
 
 
-# -- checks -------------------------------------------------------------------------------
+# -- checks ----------------------------------------------------------------------------
 
 
 def _checked(x: ArrayLike | Tensor) -> tuple[bool, np.ndarray]:
@@ -129,7 +133,7 @@ def _checked(x: ArrayLike | Tensor) -> tuple[bool, np.ndarray]:
     raw = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
     if raw.dtype.kind not in "fiub":
         raise SeppriorError(
-            f"x holds values of type {raw.dtype}; give real numbers, shape (N,) or (B, N)"
+            f"x holds values of type {raw.dtype}; give real numbers (N,) or (B, N)"
         )
     if raw.ndim not in (1, 2):
         raise SeppriorError(
@@ -209,11 +213,14 @@ def _prior_adds(prior: Prior) -> bool:
     return held["gain"] > GAIN_SIGMAS * held["gain_stderr"]
 
 
-# -- one chunk of measurements ------------------------------------------------------------
+# -- one chunk of measurements ---------------------------------------------------------
 
 
 def _interval(
-    answer: Answer, record: Record, method: str, table: dict[str, Any] | None,
+    answer: Answer,
+    record: Record,
+    method: str,
+    table: dict[str, Any] | None,
     window: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Values (B, P), calibrated covariance (B, P, P) and 95 % half-widths (B, P)."""
@@ -258,20 +265,26 @@ def _describe(
     n_present = record.present.flatten(1).sum(-1)
     freedom = (n_present - theta.shape[1]).clamp_min(1)
     novelty_p = novelty.false_alarm_probability(
-        prior.metadata.get("novelty"), outcome.gls_white.view_as(record.x),
+        prior.metadata.get("novelty"),
+        outcome.gls_white.view_as(record.x),
         record.present,
     )
     assert outcome.periodogram is not None
     gain = outcome.periodogram.gain
     independent = 2.0 * record.duration * (fmax - fmin) + 1.0
     best = gain.amax(-1)
-    alarm = -torch.expm1(independent * torch.log1p(-torch.exp(-best).clamp_max(1 - 1e-12)))
+    alarm = -torch.expm1(
+        independent * torch.log1p(-torch.exp(-best).clamp_max(1 - 1e-12))
+    )
     frequency = theta[:, 1 + 2 * ((theta.shape[1] - 1) // 3) :]
     margin = BOUND_MARGIN * (fmax - fmin)
     edge = ((frequency < fmin + margin) | (frequency > fmax - margin)).any(-1)
     return {
-        "values": chosen[0], "covariance": chosen[1], "half": chosen[2],
-        "gls": gls, "robust": robust,
+        "values": chosen[0],
+        "covariance": chosen[1],
+        "half": chosen[2],
+        "gls": gls,
+        "robust": robust,
         "signal": unlay(signal, record.length),
         "coherent": unlay(coherent, record.length),
         "band": band[:, : record.length],
@@ -298,7 +311,7 @@ def _pick(which: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(which.view(-1, *([1] * (a.dim() - 1))), a, b)
 
 
-# -- the result ---------------------------------------------------------------------------
+# -- the result ------------------------------------------------------------------------
 
 
 def _assemble(
@@ -396,7 +409,7 @@ def _status(prior: Prior, facts: dict[str, Any], tried: bool) -> str:
     notes = []
     if facts["out_of_distribution"]:
         notes.append(
-            "the noise differs from the training noise: record new noise and train again"
+            "the noise has changed since training: record new noise and train again"
         )
     if not facts["detected"]:
         notes.append("no signal detected: the parameters may describe noise")

@@ -42,7 +42,7 @@ def sinusoid(
 
 
 def parameter_names(n_sinusoids: int) -> tuple[str, ...]:
-    """``amplitude, frequency, phase, bias``; numbered from 1 where there are several."""
+    """``amplitude, frequency, phase, bias``; numbered from 1 if there are several."""
     if n_sinusoids == 1:
         return (*PER_SINUSOID, "bias")
     names = [f"{name}_{p + 1}" for p in range(n_sinusoids) for name in PER_SINUSOID]
@@ -78,7 +78,8 @@ def jacobian_columns(t: Tensor, theta: Tensor) -> Tensor:
     n = (theta.shape[-1] - 1) // 3
     columns = linear_columns(t, theta[:, 1 + 2 * n :])
     shape = (-1, n, *([1] * t.dim()))
-    a, b = theta[:, 1 : 1 + 2 * n : 2].view(shape), theta[:, 2 : 2 + 2 * n : 2].view(shape)
+    a = theta[:, 1 : 1 + 2 * n : 2].view(shape)
+    b = theta[:, 2 : 2 + 2 * n : 2].view(shape)
     cosine, sine = columns[:, 1::2], columns[:, 2::2]
     slope = 2.0 * math.pi * t * (b * cosine - a * sine)
     return torch.cat([columns, slope], 1)
@@ -132,4 +133,6 @@ def to_polar(
 
 def wrap_phase(phase: Tensor) -> Tensor:
     """Radians wrapped to (-pi, pi]."""
-    return -torch.remainder(-phase + math.pi, 2.0 * math.pi) + math.pi
+    wrapped = math.pi - torch.remainder(math.pi - phase, 2.0 * math.pi)
+    # A remainder that rounds up to 2 pi would give the excluded end.
+    return torch.where(wrapped > -math.pi, wrapped, wrapped + 2.0 * math.pi)

@@ -58,8 +58,10 @@ def autocovariance(
     if pivot is None or count < 2:
         raise ArithmeticError("no finite samples to estimate an autocovariance from")
     mean = total / count
-    pairs = np.maximum(pairs, 1.0)
+    exist = pairs > 0.5
+    pairs = np.where(exist, pairs, 1.0)
     lags = (products - mean * first_moment) / pairs + mean**2
+    lags = np.where(exist, lags, 0.0)
     shrink = 1.0 - np.arange(n_lags) / max(count, n_lags)
     return pivot + mean, torch.from_numpy(lags * shrink)
 
@@ -71,7 +73,9 @@ def continuum_autocovariance(
 
     The periodogram is averaged over segments of 16 windows, then replaced, frequency
     by frequency, by its running median over two window resolutions (4 / N): a line
-    narrower than that leaves the median unchanged.
+    narrower than that leaves the median unchanged. The median of an average of m
+    periodograms is less than its mean, by the ratio of the median of a gamma variate
+    of shape m to m, and is scaled up by that.
 
     Args:
         blocks: one-dimensional arrays in data units.
@@ -82,6 +86,7 @@ def continuum_autocovariance(
         Shape (N,), float64, or None when the recording holds no segment long enough.
     """
     from scipy.ndimage import median_filter
+    from scipy.special import gammaincinv
 
     size = CONTINUUM_PERIODOGRAM * n_lags
     taper = np.sin(np.pi * (np.arange(size) + 0.5) / size) ** 2
@@ -98,9 +103,11 @@ def continuum_autocovariance(
         return None
     power /= count * (taper**2).sum()
     width = 2 * 2 * CONTINUUM_PERIODOGRAM + 1
-    smooth = np.minimum(power, 10.0 * median_filter(power, width, mode="nearest"))
-    smooth = median_filter(smooth, width, mode="nearest")
+    smooth = median_filter(power, width, mode="nearest")
+    # Neighbours at half overlap correlate by 1/6 under this taper (Welch 1967).
+    averages = count / (1.0 + 2.0 / 36.0 * (1.0 - 1.0 / count))
+    smooth *= averages / gammaincinv(averages, 0.5)
     # The running median flattens a steep spectrum near zero frequency: keep the
     # measured periodogram there, where no line can be told from the continuum.
-    smooth[: CONTINUUM_PERIODOGRAM] = power[: CONTINUUM_PERIODOGRAM]
+    smooth[:CONTINUUM_PERIODOGRAM] = power[:CONTINUUM_PERIODOGRAM]
     return torch.from_numpy(np.fft.irfft(smooth, size)[:n_lags].copy())

@@ -146,18 +146,17 @@ def toeplitz(autocovariance: Tensor) -> Tensor:
     return autocovariance[(lag[:, None] - lag[None, :]).abs()]
 
 
-def cholesky_toeplitz(autocovariance: Tensor) -> Tensor:
-    """Lower Cholesky factor of the covariance, in float64.
+def cholesky_covariance(covariance: Tensor) -> Tensor:
+    """Lower Cholesky factor of a covariance matrix of stationary noise, in float64.
 
     An estimated autocovariance can miss positive definiteness by rounding; the
     smallest power-of-ten fraction of the variance that mends it goes on the diagonal.
     """
-    r = autocovariance.double()
-    matrix = toeplitz(r)
-    eye = torch.eye(matrix.shape[0], dtype=r.dtype, device=r.device)
+    matrix = covariance.double()
+    eye = torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
     for exponent in (None, *range(-12, 1)):
         jitter = 0.0 if exponent is None else 10.0**exponent
-        factor, info = torch.linalg.cholesky_ex(matrix + jitter * r[0] * eye)
+        factor, info = torch.linalg.cholesky_ex(matrix + jitter * matrix[0, 0] * eye)
         if int(info) == 0:
             return factor
     raise ArithmeticError("the autocovariance is not that of any stationary process")
@@ -182,7 +181,7 @@ class Whitener:
         self.order = self.window
         if self.window > MAX_DENSE_WINDOW:
             self.order = MAX_FILTER_ORDER
-        factor = cholesky_toeplitz(self.autocovariance[: self.order])
+        factor = cholesky_covariance(toeplitz(self.autocovariance[: self.order]))
         self._factor = factor
         eye = torch.eye(self.order, dtype=factor.dtype, device=factor.device)
         self._head = torch.linalg.solve_triangular(factor, eye, upper=False)

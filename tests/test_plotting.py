@@ -32,7 +32,7 @@ def separation(
         measurement=signal + noise,
         signal=signal,
         noise=noise,
-        residual=noise - (0.3 if coherent else 0.0),
+        residual=noise - 0.3 - (np.cos(time) if coherent else 0.0),
         whitened=noise,
         signal_band=np.full(n_samples, 0.1),
         spectrum_frequency=grid,
@@ -132,7 +132,9 @@ def test_coherent_part_is_drawn_only_if_there_is_one():
     with_part = panel(plot_separation(separation(100)), "b")
     assert len(with_part.lines) == 2
     coherent = with_part.lines[1].get_ydata()
-    np.testing.assert_allclose(coherent[np.isfinite(coherent)], 0.3)
+    expected = 0.3 + np.cos(np.arange(100) / 100)
+    measured = np.isfinite(coherent)
+    np.testing.assert_allclose(coherent[measured], expected[measured])
     without = plot_separation(separation(100, coherent=False))
     assert len(panel(without, "b").lines) == 1
 

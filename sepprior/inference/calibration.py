@@ -116,8 +116,10 @@ def _inject(
     phase = rng.uniform(-math.pi, math.pi, count)
     # Amplitudes in units of what least squares resolves at that frequency.
     probe = analyse_batch(
-        prior, _signal(frequency, np.ones(count), phase, n, rate) + prior.level,
-        frequency, joint=False,
+        prior,
+        _signal(frequency, np.ones(count), phase, n, rate) + prior.level,
+        frequency,
+        joint=False,
     )
     resolution = probe.gls.polar(probe.record)[1][:, 0, 0].sqrt().cpu().numpy()
     low, high = (math.log(v) for v in SIGNAL_TO_NOISE)

@@ -28,12 +28,11 @@ from sepprior.priors import Prior, conditional_energy
 from sepprior.priors.base import Decoded
 from sepprior.priors.marginal import decode_tangents, latent_information
 
-ROUNDS = 4
-"""Alternations between the latent's proposals and the signal's fit."""
 MAX_EVALUATIONS = 30
 FINAL_STEPS = 3
-DECODE_CHUNK = 4096
-"""Windows decoded at a time."""
+GRADIENT_TOLERANCE = (1e-3, 1e-7)
+DECREASE_TOLERANCE = (1e-2, 1e-13)
+"""In nats and standard errors, for priors in single and in double precision."""
 
 
 @dataclass(frozen=True)
@@ -110,15 +109,13 @@ class JointProblem:
         signal = signals.evaluate(self.record.t, theta)
         return self.prior.features(self.record.x[which] + filled - signal)
 
-    def energy(
-        self, theta: Tensor, filled: Tensor, z: Tensor, which: Tensor
-    ) -> Tensor:
+    def energy(self, theta: Tensor, filled: Tensor, z: Tensor, which: Tensor) -> Tensor:
         """Joint energy (Q,), nats."""
         features = self.noise_features(theta, filled, which)
         each = conditional_energy(features, self.decode(z))
         return (each + self.prior.latent_energy(z)).double().sum(-1)
 
-    # -- starts --------------------------------------------------------------------------
+    # -- starts ------------------------------------------------------------------------
 
     def search(
         self,
@@ -127,7 +124,9 @@ class JointProblem:
         which: Tensor,
         *,
         candidates: int,
+        rounds: int,
         generator: torch.Generator,
+        z: Tensor | None = None,
     ) -> JointFit:
         """Alternate proposals for z and weighted fits of theta, from given thetas.
 
@@ -136,14 +135,15 @@ class JointProblem:
             filled: shape (Q, W, N), first guess of the missing samples.
             which: measurement of each problem, (Q,).
             candidates: proposals for z per round and window.
+            rounds: alternations.
             generator: for the proposals.
+            z: shape (Q, W, K), latents to start from, if any.
 
         Returns:
             The best (theta, z) met by each problem.
         """
         best: JointFit | None = None
-        z: Tensor | None = None
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             with torch.no_grad():
                 z = self._propose(theta, filled, z, which, candidates, generator)
                 theta, filled = self.refit(theta, filled, z, which, steps=1)
@@ -184,7 +184,7 @@ class JointProblem:
     def refit(
         self, theta: Tensor, filled: Tensor, z: Tensor, which: Tensor, *, steps: int
     ) -> tuple[Tensor, Tensor]:
-        """theta and the missing samples at fixed z: weighted least squares."""
+        """Theta and the missing samples at fixed z: weighted least squares."""
         decoded = self.decode(z)
         weights = decoded.precision.double().flatten(1)
         mean = decoded.mean.double().flatten(1)
@@ -201,14 +201,27 @@ class JointProblem:
             target = (target - mean) * weights_root
             target = target - (basis @ (basis.mT @ target.unsqueeze(-1))).squeeze(-1)
             fit = gauss_newton(
-                self.record, projected, which, theta, target,
-                fmin=bound_of(self.fmin, which), fmax=bound_of(self.fmax, which), steps=steps,
+                self.record,
+                projected,
+                which,
+                theta,
+                target,
+                fmin=bound_of(self.fmin, which),
+                fmax=bound_of(self.fmax, which),
+                steps=steps,
             )
             return fit.theta, self._best_filling(fit.theta, mean, weights_root, which)
         target = self.features(self.record.x[which].unsqueeze(1), which)[:, 0] - mean
         fit = gauss_newton(
-            self.record, features, which, theta, target,
-            fmin=bound_of(self.fmin, which), fmax=bound_of(self.fmax, which), steps=steps, weights=weights,
+            self.record,
+            features,
+            which,
+            theta,
+            target,
+            fmin=bound_of(self.fmin, which),
+            fmax=bound_of(self.fmax, which),
+            steps=steps,
+            weights=weights,
         )
         return fit.theta, filled
 
@@ -217,8 +230,10 @@ class JointProblem:
         rows = []
         for q in which.tolist():
             impulses = torch.zeros(
-                self.n_gaps, self.gaps.shape[1] + 1,
-                dtype=torch.float64, device=self.record.x.device,
+                self.n_gaps,
+                self.gaps.shape[1] + 1,
+                dtype=torch.float64,
+                device=self.record.x.device,
             )
             impulses.scatter_(1, self.gap_index[q].unsqueeze(1), 1.0)
             shape = (self.n_gaps, *self.record.x.shape[1:])
@@ -244,7 +259,7 @@ class JointProblem:
         values = -torch.linalg.lstsq(gap.mT, rest.unsqueeze(-1)).solution.squeeze(-1)
         return self.fill(values, which)
 
-    # -- joint minimisation ----------------------------------------------------------------
+    # -- joint minimisation ------------------------------------------------------------
 
     def minimise(
         self, start: JointFit, which: Tensor, *, max_evaluations: int = MAX_EVALUATIONS
@@ -301,7 +316,14 @@ class JointProblem:
             (gradient,) = torch.autograd.grad(energy.sum(), u)
             return energy.detach(), gradient
 
-        minimum = minimize_batch(objective, base, max_evaluations=max_evaluations)
+        double = prior.dtype == torch.float64
+        minimum = minimize_batch(
+            objective,
+            base,
+            max_evaluations=max_evaluations,
+            gradient_tolerance=GRADIENT_TOLERANCE[double],
+            decrease_tolerance=DECREASE_TOLERANCE[double],
+        )
         with torch.no_grad():
             rows = torch.arange(len(which), device=which.device)
             theta, filled, z = split(minimum.x, rows)
@@ -312,9 +334,11 @@ class JointProblem:
             energy = self.energy(theta, filled, z, which)
         return JointFit(theta, z, filled, energy, minimum.converged)
 
-    # -- error bars --------------------------------------------------------------------------
+    # -- error bars --------------------------------------------------------------------
 
-    def information(self, fit: JointFit, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def information(
+        self, fit: JointFit, which: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Covariances of theta with z marginalised and with z fixed, and a volume.
 
         The expected Hessian in (theta, missing, z) at the optimum; inverting it whole
@@ -354,9 +378,7 @@ class JointProblem:
         ).sum(-1)
         if k:
             means = d_mean.double().view(len(which), n_windows, k, width)
-            cross = torch.einsum(
-                "qiwc,qwkc->qwik", weighted.view_as(fixed_w), means
-            )
+            cross = torch.einsum("qiwc,qwkc->qwik", weighted.view_as(fixed_w), means)
             inverse = torch.linalg.inv(latent).view(len(which), n_windows, k, k)
             free = free - torch.einsum("qwik,qwkl,qwjl->qij", cross, inverse, cross)
         half_log_det = half_log_det + 0.5 * torch.linalg.slogdet(free).logabsdet

@@ -99,7 +99,7 @@ def linear_fit(
     target: Tensor,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """theta with the bias and quadratures solved at fixed frequencies (Q, P)."""
+    """The bias and quadratures of theta solved at fixed frequencies (Q, P)."""
     columns = features(signals.linear_columns(record.t, frequency), which)
     weighted = columns if weights is None else columns * weights.unsqueeze(1)
     linear = solve_normal(
@@ -141,24 +141,24 @@ def gauss_newton(
     n = (theta.shape[-1] - 1) // 3
     reach = LONGEST_FREQUENCY_STEP / record.duration
 
-    def weigh(residual: Tensor) -> Tensor | None:
-        return weights(residual) if callable(weights) else weights
-
-    for step in range(steps + 1):
+    def linearise(theta: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """Residual, its weights, weighted Jacobian and Gram matrix."""
         jacobian = features(signals.jacobian_columns(record.t, theta), which)
         linear = jacobian[:, : 1 + 2 * n]
         current = (theta[:, : 1 + 2 * n].unsqueeze(1) @ linear).squeeze(1)
         residual = target - current
-        w = weigh(residual)
+        w = weights(residual) if callable(weights) else weights
         weighted = jacobian if w is None else jacobian * w.unsqueeze(1)
-        gram = weighted @ jacobian.mT
-        if step == steps:
-            break
+        return residual, w, weighted, weighted @ jacobian.mT
+
+    for _ in range(steps):
+        residual, w, weighted, gram = linearise(theta)
         move = solve_normal(gram, (weighted @ residual.unsqueeze(-1)).squeeze(-1))
         f = theta[:, 1 + 2 * n :]
         f = f + move[:, 1 + 2 * n :].clamp(-reach, reach)
         f = clamp_band(f, fmin, fmax)
         theta = linear_fit(record, features, which, f, target, w)
+    residual, w, _, gram = linearise(theta)
     energy = 0.5 * (residual.square() if w is None else residual.square() * w).sum(-1)
     return Fit(theta, inverse_information(gram), energy, residual)
 
@@ -192,31 +192,35 @@ def gls_starts(
     everyone = torch.arange(len(record.x), device=record.x.device)
     features = gls_features(whitener)
     target = features(record.x.unsqueeze(1), everyone)[:, 0]
-    if guess is not None:
-        theta = linear_fit(record, features, everyone, guess, target)
-        fit = gauss_newton(
-            record, features, everyone, theta, target,
-            fmin=fmin, fmax=fmax, steps=GLS_STEPS,
+
+    def fit_from(frequency: Tensor) -> Fit:
+        theta = linear_fit(record, features, everyone, frequency, target)
+        return gauss_newton(
+            record,
+            features,
+            everyone,
+            theta,
+            target,
+            fmin=fmin,
+            fmax=fmax,
+            steps=GLS_STEPS,
         )
-        return [fit], None
+
+    if guess is not None:
+        return [fit_from(guess)], None
     if isinstance(fmin, Tensor) or isinstance(fmax, Tensor):
         raise TypeError("a search needs one band for all measurements")
     first = spectrum = periodogram(record, whitener, fmin=fmin, fmax=fmax)
     found = record.x.new_zeros(len(record.x), 0)
+    fits: list[Fit] = []
     for p in range(n_sinusoids):
         last = p == n_sinusoids - 1
         count = n_starts if last else 1
         candidates = spectrum.peaks(count, separation=0.5 / record.duration)
-        fits = []
-        for k in range(count):
-            f = torch.cat([found, candidates[:, k : k + 1]], 1)
-            theta = linear_fit(record, features, everyone, f, target)
-            fits.append(
-                gauss_newton(
-                    record, features, everyone, theta, target,
-                    fmin=fmin, fmax=fmax, steps=GLS_STEPS,
-                )
-            )
+        fits = [
+            fit_from(torch.cat([found, candidates[:, k : k + 1]], 1))
+            for k in range(count)
+        ]
         if not last:
             found = fits[0].theta[:, 3 + 2 * p :]
             left = record.x - signals.evaluate(record.t, fits[0].theta)
@@ -246,7 +250,7 @@ def robust_fit(
     """Cauchy regression on whitened residuals, by re-weighted least squares.
 
     The covariance is the sandwich of an M-estimator (Huber 1981, section 7.6),
-    ``E psi^2 / (E psi')^2 (J^T J)^-1``.
+    ``E psi^2 / (E psi')^2 (J^T J)^-1``, with the degrees of freedom in the first mean.
     """
     everyone = torch.arange(len(record.x), device=record.x.device)
     features = gls_features(whitener)
@@ -255,7 +259,7 @@ def robust_fit(
     n_present = present.sum(-1, keepdim=True)
 
     def scale_of(residual: Tensor) -> Tensor:
-        magnitude = torch.where(present, residual.abs(), torch.full_like(residual, math.nan))
+        magnitude = residual.abs().masked_fill(~present, math.nan)
         middle = magnitude.nanmedian(-1, keepdim=True).values
         return CAUCHY_SCALE * MAD_TO_SD * middle.clamp_min(1e-12)
 
@@ -263,17 +267,25 @@ def robust_fit(
         return 1.0 / (1.0 + (residual / scale_of(residual)).square())
 
     fit = gauss_newton(
-        record, features, everyone, start.theta, target,
-        fmin=fmin, fmax=fmax, steps=ROBUST_STEPS, weights=weights,
+        record,
+        features,
+        everyone,
+        start.theta,
+        target,
+        fmin=fmin,
+        fmax=fmax,
+        steps=ROBUST_STEPS,
+        weights=weights,
     )
     u = (fit.residual / scale_of(fit.residual)).square()
     psi = fit.residual / (1.0 + u)
     slope = (1.0 - u) / (1.0 + u).square() * present
-    efficiency = (psi.square().sum(-1) / n_present[:, 0]) / (
+    freedom = (n_present[:, 0] - fit.theta.shape[-1]).clamp_min(1)
+    inflation = (psi.square().sum(-1) / freedom) / (
         slope.sum(-1) / n_present[:, 0]
     ).square().clamp_min(1e-12)
     jacobian = features(signals.jacobian_columns(record.t, fit.theta), everyone)
     covariance = inverse_information(jacobian @ jacobian.mT)
     return Fit(
-        fit.theta, covariance * efficiency[:, None, None], fit.energy, fit.residual
+        fit.theta, covariance * inflation[:, None, None], fit.energy, fit.residual
     )

@@ -15,6 +15,8 @@ from torch import Tensor
 
 N_BANDS = 8
 QUANTILES = 201
+TAIL = 0.1
+"""Below this probability the distribution of the distance is extrapolated."""
 FALSE_ALARM = 0.01
 """A measurement is flagged below this probability."""
 SHRINKAGE = 0.05
@@ -84,21 +86,32 @@ def false_alarm_probability(
     mean = powers.new_tensor(null["mean"])
     precision = powers.new_tensor(null["precision"])
     distance = _distance(powers, mean, precision)
-    quantiles = powers.new_tensor(null["quantiles"])
-    rank = torch.searchsorted(quantiles, distance) / (len(quantiles) - 1.0)
-    # Beyond the largest recorded distance the tail is taken as exponential in it.
-    count = null["windows"]
-    tail = 1.0 - rank.clamp(max=1.0 - 1.0 / (count + 1.0))
-    span = quantiles[-1] - quantiles[len(quantiles) // 2]
-    rate = torch.log(torch.tensor(0.5 * (count + 1.0))) / span
-    beyond = (distance - quantiles[-1]).clamp_min(0.0)
-    probability = tail * torch.exp(-rate * beyond)
+    probability = _tail_probability(distance, powers.new_tensor(null["quantiles"]))
     probability = torch.where(share < PRESENT, torch.nan, probability)
     probability = probability.view(n_measurements, n_windows)
     judged = torch.isfinite(probability).sum(-1)
     least = torch.where(torch.isfinite(probability), probability, 2.0).amin(-1)
-    corrected = 1.0 - (1.0 - least.clamp_max(1.0)) ** judged
+    corrected = -torch.expm1(judged * torch.log1p(-least.clamp_max(1.0)))
     return torch.where(judged > 0, corrected, torch.nan)
+
+
+def _tail_probability(distance: Tensor, quantiles: Tensor) -> Tensor:
+    """Share of recorded distances that are larger, for distances (n,).
+
+    Up to `TAIL` by interpolation between the quantiles; beyond, exponential with the
+    mean excess of the recorded ones (Davison and Smith 1990, with zero shape).
+    """
+    last = len(quantiles) - 1
+    upper = torch.searchsorted(quantiles, distance).clamp(1, last)
+    low, high = quantiles[upper - 1], quantiles[upper]
+    part = ((distance - low) / (high - low).clamp_min(1e-12)).clamp(0.0, 1.0)
+    inside = 1.0 - (upper - 1 + part) / last
+    start = last - round(TAIL * last)
+    threshold = quantiles[start]
+    excess = quantiles[start:] - threshold
+    mean_excess = torch.trapezoid(excess) / (last - start)
+    beyond = (distance - threshold).clamp_min(0.0) / mean_excess.clamp_min(1e-12)
+    return torch.where(distance > threshold, TAIL * torch.exp(-beyond), inside)
 
 
 def _distance(powers: Tensor, mean: Tensor, precision: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from sepprior.inference.record import MaskedWhitener, Record
 
 OVERSAMPLING = 8
 SHORT = 2**20
-"""Records up to this many samples get the full oversampling and exact cross terms."""
+"""Longest record, in samples, that gets the full oversampling; longer ones get 2."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,12 @@ class Periodogram:
             separation: smallest distance between two, Hz.
         """
         gain = self.gain
-        step = float(self.frequency[1] - self.frequency[0]) if len(self.frequency) > 1 else 1.0
-        reach = max(1, round(separation / step))
-        pooled = torch.nn.functional.max_pool1d(
-            gain[:, None], 2 * reach + 1, 1, reach
-        )[:, 0]
+        reach = 1
+        if len(self.frequency) > 1:
+            step = float(self.frequency[1] - self.frequency[0])
+            reach = max(1, round(separation / step))
+        pooled = torch.nn.functional.max_pool1d(gain[:, None], 2 * reach + 1, 1, reach)
+        pooled = pooled[:, 0]
         local = torch.where(gain >= pooled, gain, torch.full_like(gain, -math.inf))
         count_here = min(count, gain.shape[-1])
         values, index = local.topk(count_here, dim=-1)
@@ -69,7 +70,8 @@ def periodogram(
         fmax: upper edge, Hz.
 
     Returns:
-        Gains on a grid of at most ``1 / (4 T)`` spacing.
+        Gains on a grid of at most ``1 / (8 T)`` spacing (``1 / (2 T)`` for records
+        longer than `SHORT`).
     """
     n_samples = record.x.shape[1] * record.x.shape[2]
     oversampling = OVERSAMPLING if n_samples <= SHORT else 2
@@ -81,7 +83,7 @@ def periodogram(
     bins = slice(first, last + 1)
     grid = torch.arange(first, last + 1, device=record.x.device) * resolution
     everyone = torch.arange(len(record.x), device=record.x.device)
-    if whitener.complete and record.x.shape[1] <= SHORT:
+    if whitener.complete:
         gram = _gram(whitener, 0, record, size, bins)
         weighted = _precision_times(whitener, record.x.unsqueeze(1), everyone)[:, 0]
         gain = _gain(weighted, gram, size, bins)
@@ -104,22 +106,9 @@ class _Gram:
     total: Tensor
 
 
-def _precision_times(
-    whitener: MaskedWhitener, x: Tensor, which: Tensor
-) -> Tensor:
+def _precision_times(whitener: MaskedWhitener, x: Tensor, which: Tensor) -> Tensor:
     """P x per window, (Q, k, W, N): whiten, then the adjoint."""
-    white = whitener.forward(x, which)
-    n = white.shape[-1]
-    if whitener.complete or whitener.whitener.filtered:
-        return whitener.whitener.adjoint(white)
-    eye = torch.eye(n, dtype=white.dtype, device=white.device)
-    out = torch.empty_like(white)
-    for q in range(len(which)):
-        for w in range(white.shape[2]):
-            basis = eye.unsqueeze(1).expand(n, white.shape[2], n)
-            matrix = whitener.forward(basis.unsqueeze(0), which[q : q + 1])[0, :, w]
-            out[q, :, w] = white[q, :, w] @ matrix.mT
-    return out
+    return whitener.adjoint(whitener.forward(x, which), which)
 
 
 def _gram(
@@ -132,12 +121,11 @@ def _gram(
     u = _precision_times(whitener, ones, which)[0, 0].flatten()
     u_hat = torch.fft.rfft(u, size)[bins].conj()
     total = u.sum()
-    if whitener.whitener.filtered:
+    if whitener.whitener.taps is not None:
         taps = torch.fft.rfft(whitener.whitener.taps, size)[bins]
         share = record.present[b].double().sum()
         return _Gram(taps.abs().square() * share, torch.zeros_like(u_hat), u_hat, total)
     dtype, device = record.x.dtype, record.x.device
-    eye = torch.eye(n, dtype=dtype, device=device)
     lag = torch.arange(n, device=device)
     diagonals = torch.zeros(n, dtype=dtype, device=device)
     cross = torch.zeros(2 * n_windows * n, dtype=dtype, device=device)
@@ -145,10 +133,8 @@ def _gram(
     whole = record.present[b].all(-1)
     for w in range(n_windows):
         if cache is None or not bool(whole[w]):
-            basis = torch.zeros(n, n_windows, n, dtype=dtype, device=device)
-            basis[:, w] = eye
-            matrix = whitener.forward(basis.unsqueeze(0), which)[0, :, w]
-            precision = matrix @ matrix.mT
+            matrix = whitener.matrix(b, w)
+            precision = matrix.mT @ matrix
             if bool(whole[w]):
                 cache = precision
         else:

@@ -18,8 +18,12 @@ from sepprior.transforms import Whitener
 
 N_PEAKS = 4
 """Periodogram peaks followed; the robust fit is one start more."""
-N_REFINED = 2
-"""Starts refined by joint minimisation after the search."""
+N_KEPT = 3
+"""Starts that are still followed after the first round of the search."""
+ROUNDS = 4
+"""Alternations between the latent's proposals and the signal's fit."""
+HOPELESS = 12.0
+"""Nats by which a start may trail the best one and still be refined."""
 SAME_FREQUENCY = 0.25
 """Two answers agree when their frequencies differ by less, in units of 1 / T."""
 
@@ -134,7 +138,12 @@ def analyse(
     if not joint:
         return outcome
     return _joint(
-        prior, outcome, whitener, [*fits, robust], fmin=fmin, fmax=fmax,
+        prior,
+        outcome,
+        whitener,
+        [*fits, robust],
+        fmin=fmin,
+        fmax=fmax,
         generator=generator,
     )
 
@@ -156,18 +165,33 @@ def _joint(
     which = everyone.repeat(len(starts))
     theta = torch.cat([fit.theta for fit in starts])
     filled = _interpolate(record)[which]
+    first = problem.search(
+        theta,
+        filled,
+        which,
+        candidates=prior.n_candidates,
+        rounds=1,
+        generator=generator,
+    )
+    order = first.energy.view(len(starts), n).argsort(0)
+    kept = (order[:N_KEPT] * n + everyone).flatten()
+    first = first.select(kept)
     searched = problem.search(
-        theta, filled, which, candidates=prior.n_candidates, generator=generator
+        first.theta,
+        first.missing,
+        which[kept],
+        candidates=prior.n_candidates,
+        rounds=ROUNDS - 1,
+        generator=generator,
+        z=first.z,
     )
-    order = searched.energy.view(len(starts), n).argsort(0)
-    chosen = (order[:N_REFINED] * n + everyone).flatten()
-    refined = problem.minimise(
-        searched.select(chosen), everyone.repeat(len(chosen) // n)
-    )
-    best = refined.energy.view(-1, n).argmin(0) * n + everyone
-    fit: JointFit = refined.select(best)
+    n_kept = len(kept) // n
+    order = searched.energy.view(n_kept, n).argsort(0) * n + everyone
+    fit = problem.minimise(searched.select(order[0]), everyone)
+    if n_kept > 1:
+        fit = _try_second(problem, fit, searched, order)
     marginal, conditional, volume = problem.information(fit, everyone)
-    frequencies = searched.theta[:, -1].view(len(starts), n)
+    frequencies = searched.theta[:, -1].view(n_kept, n)
     close = (frequencies - fit.theta[:, -1]).abs() < SAME_FREQUENCY / record.duration
     gls_volume = -0.5 * torch.linalg.slogdet(outcome.gls.covariance).logabsdet
     gls_energy = 0.5 * outcome.gls_white.square().sum(-1) + whitener.half_log_det()
@@ -182,9 +206,9 @@ def _joint(
         # The plain objective has no noise model: its scale is that of the residual.
         rest = (features - decoded.mean).double() * record.present
         freedom = (record.present.flatten(1).sum(-1) - fit.theta.shape[-1]).clamp_min(1)
-        covariance = marginal * (rest.square().flatten(1).sum(-1) / freedom)[
-            :, None, None
-        ]
+        covariance = (
+            marginal * (rest.square().flatten(1).sum(-1) / freedom)[:, None, None]
+        )
     variance = (marginal, conditional)
     amplitude = [v[:, 1, 1] + v[:, 2, 2] for v in variance]
     return Outcome(
@@ -202,6 +226,32 @@ def _joint(
         converged=fit.converged,
         latent_energy=latent_energy,
     )
+
+
+def _try_second(
+    problem: JointProblem, fit: JointFit, searched: JointFit, order: Tensor
+) -> JointFit:
+    """Refine the second-best start where it could still win, and keep the better.
+
+    That is where it trails by little and sits at another frequency: at the same one
+    the search has already chosen between the two latents.
+    """
+    best, second = searched.select(order[0]), searched.select(order[1])
+    close = second.energy - best.energy < HOPELESS
+    n_linear = 1 + 2 * ((fit.theta.shape[-1] - 1) // 3)
+    shift = (second.theta - best.theta)[:, n_linear:].abs().amax(-1)
+    worth = close & (shift > SAME_FREQUENCY / problem.record.duration)
+    rows = worth.nonzero().flatten()
+    if not len(rows):
+        return fit
+    other = problem.minimise(second.select(rows), rows)
+    won = other.energy < fit.energy[rows]
+    merged = {}
+    for name in vars(fit):
+        value = getattr(fit, name).clone()
+        value[rows[won]] = getattr(other, name)[won]
+        merged[name] = value
+    return JointFit(**merged)
 
 
 def _interpolate(record: Record) -> Tensor:
@@ -234,7 +284,10 @@ def choose_components(
         )
         left = record.x - signals.evaluate(record.t, fits[0].theta)
         rest = Record(
-            left * record.present, record.present, record.t, record.length,
+            left * record.present,
+            record.present,
+            record.t,
+            record.length,
             record.sample_rate,
         )
         gain = periodogram(rest, whitener, fmin=fmin, fmax=fmax).gain.amax()

@@ -13,7 +13,12 @@ import torch
 from torch import Tensor
 
 from sepprior.errors import SeppriorError
-from sepprior.transforms import MAX_DENSE_WINDOW, Whitener, toeplitz
+from sepprior.transforms import (
+    MAX_DENSE_WINDOW,
+    Whitener,
+    cholesky_covariance,
+    toeplitz,
+)
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ class MaskedWhitener:
     def _masked_inverse(self, present: Tensor) -> Tensor:
         index = present.nonzero().flatten()
         covariance = toeplitz(self.whitener.autocovariance)[index][:, index]
-        factor = torch.linalg.cholesky(covariance)
+        factor = cholesky_covariance(covariance)
         eye = torch.eye(len(index), dtype=factor.dtype, device=factor.device)
         inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
         matrix = torch.zeros(
@@ -129,6 +134,28 @@ class MaskedWhitener:
                 if factor is not None:
                     white[q, :, w] = columns[q, :, w] @ factor.mT
         return white
+
+    def adjoint(self, white: Tensor, which: Tensor) -> Tensor:
+        """``W^T`` applied to whitened columns (Q, k, W, N), zero where missing."""
+        columns = self.whitener.adjoint(white)
+        if not self._factors:
+            return columns
+        n_windows = self.present.shape[1]
+        for q, b in enumerate(which.tolist()):
+            for w in range(n_windows):
+                factor = self._factors.get(b * n_windows + w)
+                if factor is not None:
+                    columns[q, :, w] = white[q, :, w] @ factor
+        return columns
+
+    def matrix(self, measurement: int, window: int) -> Tensor:
+        """W of one window, shape (N, N), rows and columns of missing samples zero."""
+        factor = self._factors.get(measurement * self.present.shape[1] + window)
+        if factor is not None:
+            return factor
+        present = self.present[measurement, window]
+        eye = torch.eye(len(present), dtype=torch.float64, device=present.device)
+        return self.whitener.forward(eye).mT * present[:, None]
 
     def half_log_det(self) -> Tensor:
         """``log det C_present / 2`` per measurement, (B,), complete windows exactly."""

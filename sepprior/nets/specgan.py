@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -106,8 +107,7 @@ class Critic(nn.Module):
         rows, columns = plane.base
         widths = [channels, *(width * 2**i for i in range(plane.layers))]
         self.layers = nn.ModuleList(
-            nn.Conv2d(a, b, KERNEL, 2, padding=2)
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            nn.Conv2d(a, b, KERNEL, 2, padding=2) for a, b in pairwise(widths)
         )
         self.score = nn.Linear(widths[-1] * rows * columns, outputs)
 

@@ -50,7 +50,8 @@ def plot_fidelity(fidelity: Fidelity, path: str | Path | None = None) -> Figure:
     curves = fidelity.curves
     figure = new_figure(12, 10.5)
     # Rows are laid out one by one: their columns need not line up.
-    top, middle, bottom = figure.subfigures(3, 1, height_ratios=[1.25, 1.0, 0.9])
+    rows = figure.add_gridspec(3, 1, height_ratios=[1.25, 1.0, 0.9])
+    top, middle, bottom = (figure.add_subfigure(rows[i]) for i in range(3))
     grid = top.add_gridspec(1, 4)
     _draw_spectra(top, grid[0, :2], curves)
     _draw_autocorrelation(top.add_subplot(grid[0, 2]), curves)
@@ -161,7 +162,7 @@ def _draw_spectrograms(
     curves, rate = fidelity.curves, fidelity.sample_rate
     length = int(2 ** np.clip(np.round(np.log2(2 * fidelity.window**0.5)), 3, 10))
     length = min(length, fidelity.window)
-    maps = []
+    maps, images = [], []
     for kind in ("real", "generated"):
         _, _, power = signal.spectrogram(
             curves[f"examples_{kind}"][0],
@@ -169,7 +170,7 @@ def _draw_spectrograms(
             window="hann",
             nperseg=length,
             noverlap=length - max(length // 8, 1),
-            detrend=False,
+            detrend=False,  # pyright: ignore[reportArgumentType]
         )
         maps.append(10 * np.log10(np.maximum(power, np.finfo(float).tiny)))
     high = float(np.quantile(maps[0], 0.999))
@@ -185,13 +186,14 @@ def _draw_spectrograms(
             cmap="viridis",
             interpolation="nearest",
         )
+        images.append(image)
         prepare(
             axes,
             x="time (s)",
             y="frequency (Hz)",
             title=f"{kind} spectrogram",
         )
-    bar = figure.colorbar(image, ax=list(panels), pad=0.02, aspect=18)
+    bar = figure.colorbar(images[0], ax=list(panels), pad=0.02, aspect=18)
     bar.set_label("dB re (data units)² / Hz", fontsize=8, color=INK)
     bar.ax.tick_params(labelsize=8)
 

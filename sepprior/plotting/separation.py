@@ -67,7 +67,7 @@ def plot_separation(result: Separation, path: str | Path | None = None) -> Figur
     _draw_signal(main, result, slice(None))
     prepare(main, y="measurement\n(data units)", title="a  signal")
     legend_above(main, columns=4)
-    if side is not None:
+    if side is not None and part is not None:
         _draw_signal(side, result, part)
         prepare(side, title="close-up")
         few_plain_ticks(side)
@@ -76,12 +76,12 @@ def plot_separation(result: Separation, path: str | Path | None = None) -> Figur
     _draw_noise(main, result, slice(None))
     prepare(main, y="noise estimate\n(data units)", title="b  noise")
     legend_above(main, columns=2)
-    if side is not None:
+    if side is not None and part is not None:
         _draw_noise(side, result, part)
         prepare(side, title="close-up")
         few_plain_ticks(side)
 
-    main, side = _row(figure, grid, 2, split=True)
+    main, side = figure.add_subplot(grid[2, 0]), figure.add_subplot(grid[2, 1])
     _draw_whitened(main, result)
     label = "whitened residual\n(standard deviations)"
     prepare(main, x="time (s)", y=label, title="c  what is left, whitened")
@@ -211,7 +211,8 @@ def _draw_noise(axes: Axes, result: Separation, part: slice) -> None:
         label="measurement \N{MINUS SIGN} signal",
     )
     coherent = noise - result.residual[part]
-    if np.nanmax(np.abs(np.nan_to_num(coherent)), initial=0.0) > 0:
+    reach = [np.ptp(x[np.isfinite(x)]) for x in (coherent, noise)]
+    if reach[0] > 1e-9 * reach[1]:  # else it is the level of the noise alone
         axes.plot(
             *envelope(time, coherent),
             color=ORANGE,

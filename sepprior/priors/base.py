@@ -47,12 +47,16 @@ class Prior(Protocol):
     window: int
     sample_rate: float
     n_latent: int
-    n_candidates: int
     level: float
     autocovariance: Tensor
     dtype: torch.dtype
     device: torch.device
     metadata: dict[str, Any]
+
+    @property
+    def n_candidates(self) -> int:
+        """Proposals for z worth comparing per start."""
+        ...
 
     def features(self, x: Tensor) -> Tensor:
         """The linear map A: (..., N) in data units to (..., C), unit scale."""

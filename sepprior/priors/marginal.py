@@ -30,7 +30,7 @@ def decode_tangents(prior: Prior, z: Tensor) -> tuple[Decoded, Tensor, Tensor]:
     for k in range(z.shape[-1]):
         tangent = torch.zeros_like(z)
         tangent[:, k] = 1.0
-        _, (mean_k, log_k) = torch.func.jvp(outputs, (z,), (tangent,))
+        mean_k, log_k = torch.func.jvp(outputs, (z,), (tangent,))[1]
         means.append(mean_k.detach())
         logs.append(log_k.detach())
     with torch.no_grad():

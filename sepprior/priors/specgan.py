@@ -52,8 +52,9 @@ class SpecGANPrior:
 
     where 1/4 = 1/2 x the one degree of freedom per two coefficients of the half
     overlap. The quadratic form is that of the precision matrix ``S D^-1 S^T``, exactly;
-    the second sum is a lower bound of its log-determinant's share, exact for constant
-    D, so that ``exp(-energy)`` never integrates to more than one.
+    the second sum is an upper bound of ``log det Sigma / 2``, exact for constant D
+    (``log det S D^-1 S^T >= tr S log D^-1 S^T``, the operator concavity of the
+    logarithm), so that ``exp(-energy)`` never integrates to more than one.
 
     Mode ``magnitude``. One plane: the log-magnitude normalised per frequency, divided
     by 3 and clipped to [-1, 1]. There is no mean; the variance of a bin is the
@@ -133,7 +134,9 @@ class SpecGANPrior:
 
     def planes(self, white: Tensor) -> Tensor:
         """Channels seen by critic and encoder, (B, N) to (B, C, F, T)."""
-        coefficients = self.stft.analyse(white)[..., :-1, :]
+        coefficients = crop_plane(
+            self.stft.analyse(white), complex_mode=self.complex_mode
+        )
         return plane_channels(
             coefficients, self.statistics, complex_mode=self.complex_mode
         )
@@ -158,6 +161,7 @@ class SpecGANPrior:
             # A frame spans twice its share of the samples: half its power is noise
             # variance per coefficient of the tight frame.
             log_d = 2.0 * log_magnitude + math.log(2.0)
+            log_d = torch.cat([log_d[..., :1], log_d], -1)
         log_d = torch.cat([log_d, log_d[:, -1:]], 1)
         return mean, log_d
 
@@ -249,7 +253,7 @@ class SpecGANPrior:
         """Encoder's mean and log standard deviation of z for features (B, C)."""
         if self.encoder is None:
             raise TypeError("this prior has no encoder")
-        coefficients = self.unflatten(features)[..., :-1, :]
+        coefficients = crop_plane(self.unflatten(features), complex_mode=True)
         return self.encoder(plane_channels(coefficients, self.statistics))
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
@@ -287,9 +291,7 @@ class SpecGANPrior:
             shaped = shaped + mean
         return self.stft.synthesise(shaped)
 
-    def heldout_nll(
-        self, windows: Tensor, *, draws: int = SAMPLES_PER_BOUND
-    ) -> Tensor:
+    def heldout_nll(self, windows: Tensor, *, draws: int = SAMPLES_PER_BOUND) -> Tensor:
         """Upper bound on ``-log p`` of windows (n, N) in data units, nats, (n,).
 
         With an encoder, the importance-weighted bound over `draws` draws (Burda et
@@ -338,6 +340,15 @@ class SpecGANPrior:
             uniform_latent=self.uniform_latent,
             metadata=self.metadata,
         )
+
+
+def crop_plane(coefficients: Tensor, *, complex_mode: bool) -> Tensor:
+    """The part of the plane (..., F, T) that networks see: Nyquist left out.
+
+    Magnitude mode also leaves out the frame that begins before the first sample; what
+    remains are the published frames (a whole number of hops, padded at the end).
+    """
+    return coefficients[..., :-1, 0 if complex_mode else 1 :]
 
 
 def log_magnitude(coefficients: Tensor, rms: Tensor, *, complex_mode: bool) -> Tensor:

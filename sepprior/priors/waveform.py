@@ -16,8 +16,8 @@ class WaveformPrior:
     """``n = g(z) + e`` with ``z ~ N(0, 1)`` and stationary Gaussian ``e``.
 
     The *range error* e is what the generator cannot produce. With a linear generator
-    ``g(z) = L z`` the noise is Gaussian with covariance ``L L^T + Sigma``, so that every
-    result of a separation has a closed form; the tests rest on it.
+    ``g(z) = L z`` the noise is Gaussian with covariance ``L L^T + Sigma``, so that
+    every result of a separation has a closed form; the tests rest on it.
 
     Args:
         generator: differentiable map (..., K) to (..., N), data units, no level.

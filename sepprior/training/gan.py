@@ -28,7 +28,7 @@ from sepprior.errors import SeppriorError
 from sepprior.nets import Critic, Encoder, Generator, PlaneShape
 from sepprior.priors import PlaneStatistics, SpecGANPrior
 from sepprior.priors.base import conditional_energy
-from sepprior.priors.specgan import log_magnitude
+from sepprior.priors.specgan import crop_plane, log_magnitude
 from sepprior.transforms import TightSTFT, Whitener, frame_length
 
 WARMUP_LEARNING_RATE = 1e-3
@@ -90,9 +90,10 @@ class NoiseModel:
         power = logs = logs2 = None
         spectrum = log_spectrum = log_spectrum2 = 0.0
         chunks: list[Tensor] = [self.crops(chunk) for _ in range(total // chunk)]
-        frames = total * self.stft.n_frames
+        frames = 0
         for white in chunks:
-            c = self.stft.analyse(white)[..., :-1, :]
+            c = self._plane(white)
+            frames += c.shape[0] * c.shape[-1]
             part = c.abs().square().double().sum((0, 2))
             power = part if power is None else power + part
             p = losses.periodogram(white).double()
@@ -103,7 +104,7 @@ class NoiseModel:
         assert power is not None
         rms = (power / frames).sqrt().float()[:, None].clamp_min(1e-12)
         for white in chunks:
-            c = self.stft.analyse(white)[..., :-1, :]
+            c = self._plane(white)
             v = log_magnitude(c, rms, complex_mode=self.complex_mode).double()
             one, two = v.sum((0, 2)), v.square().sum((0, 2))
             logs = one if logs is None else logs + one
@@ -118,6 +119,9 @@ class NoiseModel:
         mean_log = log_spectrum / total
         variance = torch.as_tensor(log_spectrum2 / total - mean_log**2)
         self.log_sd_power = variance.clamp_min(0).sqrt().float()
+
+    def _plane(self, white: Tensor) -> Tensor:
+        return crop_plane(self.stft.analyse(white), complex_mode=self.complex_mode)
 
     def leftover_signal(self, n: int) -> Tensor:
         """What least squares leaves of a sinusoid, whitened like the noise, (n, N).
@@ -134,9 +138,7 @@ class NoiseModel:
         t = torch.arange(size, dtype=torch.float64, device=self.device) - size / 2
         c, s = torch.cos(2 * math.pi * f * t), torch.sin(2 * math.pi * f * t)
         scaled = t / size
-        columns = torch.stack(
-            [torch.ones_like(c), c, s, scaled * c, scaled * s], -2
-        )
+        columns = torch.stack([torch.ones_like(c), c, s, scaled * c, scaled * s], -2)
         q, r = torch.linalg.qr(self.signal_whitener.forward(columns).mT)
         g = torch.randn((n, 5, 1), generator=self.rng, dtype=torch.float64)
         # A rank-deficient column (frequency near Nyquist) gets no share.
@@ -174,10 +176,9 @@ class Networks:
         for average, module in pairs:
             if module is None:
                 continue
-            a, b = list(average.parameters()), list(module.parameters())
-            torch._foreach_lerp_(
-                [p.data for p in a], [p.data for p in b], 1.0 - decay
-            )
+            pairs_of = zip(average.parameters(), module.parameters(), strict=True)
+            for mean, new in pairs_of:
+                mean.data.lerp_(new.data, 1.0 - decay)
 
     def state(self) -> dict[str, Any]:
         """Nested state of every part."""
@@ -200,7 +201,8 @@ def build_networks(config: SpecGANConfig, model: NoiseModel) -> Networks:
     plane = PlaneShape(model.stft.n_bins - 1, frames)
     channels = 3 if model.complex_mode else 1
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        # Not torch.manual_seed, which would also seed the GPUs' generators.
+        torch.random.default_generator.manual_seed(config.seed)
         generator = Generator(
             plane,
             latent=config.latent,
@@ -218,8 +220,8 @@ def build_networks(config: SpecGANConfig, model: NoiseModel) -> Networks:
         # Start at the stationary Gaussian model: no mean, unit scale.
         last = generator.layers[-1]
         with torch.no_grad():
-            last.weight.mul_(0.1)
-            last.bias.zero_()
+            for parameter, share in zip(last.parameters(), (0.1, 0.0), strict=True):
+                parameter.mul_(share)
     generator, critic = generator.to(model.device), critic.to(model.device)
     learners = list(generator.parameters())
     if encoder is not None:
@@ -291,9 +293,9 @@ class SpecGANTrainer:
         bad = [k for k, v in record.items() if not math.isfinite(v)]
         if bad:
             raise SeppriorError(
-                f"training diverged at step {self.step}: {bad[0]} is not finite; lower "
-                f"learning_rate (now {self.config.learning_rate:g}) or resume from the "
-                "last checkpoint with another seed"
+                f"training diverged at step {self.step}: {bad[0]} is not finite; train "
+                "again from the start with a lower learning_rate "
+                f"(now {self.config.learning_rate:g}) or another seed"
             )
         return record
 
@@ -357,6 +359,7 @@ class SpecGANTrainer:
     def _adversarial_step(self) -> dict[str, float]:
         config, nets, model = self.config, self.networks, self.model
         self._set_rate()
+        distance = penalty = math.nan
         for _ in range(config.critic_steps):
             distance, penalty = self._critic_step()
         nets.critic.requires_grad_(False)
@@ -403,7 +406,7 @@ class SpecGANTrainer:
         )
 
     def spectral_error_db(self, prior: SpecGANPrior) -> float:
-        """rms over frequency of the generated over the recorded mean spectrum, dB."""
+        """Rms over frequency of the generated over the recorded mean spectrum, dB."""
         rng = torch.Generator().manual_seed(1)
         z = torch.randn((256, prior.n_latent), generator=rng).to(self.model.device)
         with torch.no_grad():

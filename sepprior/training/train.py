@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator as Stream
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from sepprior.data import (
     split_recording,
 )
 from sepprior.errors import SeppriorError
-from sepprior.priors import GaussianPrior, Prior
+from sepprior.priors import GaussianPrior, Prior, SpecGANPrior
 from sepprior.stationary import autocovariance, continuum_autocovariance
 from sepprior.training.gan import (
     NoiseModel,
@@ -100,9 +101,7 @@ def train(
             "record longer noise or use a shorter window"
         ) from error
     held = torch.from_numpy(
-        consecutive_windows(
-            validation, window=config.window, limit=VALIDATION_WINDOWS
-        )
+        consecutive_windows(validation, window=config.window, limit=VALIDATION_WINDOWS)
     )
     metadata = {
         "config": config_to_dict(config),
@@ -165,23 +164,29 @@ def _train_specgan(
         trainer.step = saved["step"]
         model.rng.set_state(saved["rng"])
     last_save = time.monotonic()
+    # An interrupt may come in the middle of a step: what is saved then is the state of
+    # the last tick, from which a resumed run repeats every step exactly.
+    last_tick: Snapshot | None = None
     finished = False
     try:
         for record in run(trainer, held, gaussian_nll=gaussian_nll):
+            if path is not None:
+                last_tick = _snapshot(trainer, metadata)
             yield record
-            if path is not None and time.monotonic() - last_save > SAVE_SECONDS:
-                _save(trainer, metadata, path)
+            late = time.monotonic() - last_save > SAVE_SECONDS
+            if path is not None and last_tick is not None and late:
+                _save(last_tick, path)
                 last_save = time.monotonic()
         finished = True
     finally:
-        if path is not None and not finished:
-            _save(trainer, metadata | {"unfinished": True}, path)
+        if path is not None and last_tick is not None and not finished:
+            _save(last_tick, path)
     prior = trainer.frozen(**metadata)
     prior.metadata |= validate(
         prior, gaussian.to(device), training, validation, held, seed=config.seed
     )
     if path is not None:
-        _save(trainer, metadata, path)
+        _save(_snapshot(trainer, metadata), path)
         save_prior(prior, path)
     return prior
 
@@ -237,9 +242,17 @@ def _choose_whitening(
     return (total, continuum)[best], ("total", "continuum")[best]
 
 
-def _save(trainer: SpecGANTrainer, metadata: dict[str, Any], path: Path) -> None:
-    """Write the prior and, beside it, everything needed to continue exactly."""
-    save_prior(trainer.frozen(**metadata), path)
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of a run at one step: the prior so far, and what continues the run."""
+
+    prior: SpecGANPrior
+    tensors: dict[str, Tensor]
+    header: dict[str, Any]
+
+
+def _snapshot(trainer: SpecGANTrainer, metadata: dict[str, Any]) -> Snapshot:
+    """Copy everything needed to continue exactly."""
     tree = {
         "networks": trainer.networks.state(),
         "rng": trainer.model.rng.get_state(),
@@ -250,7 +263,19 @@ def _save(trainer: SpecGANTrainer, metadata: dict[str, Any], path: Path) -> None
         "data_hash": metadata["data_hash"],
     }
     tensors, plain = pack(tree)
-    save_tensors(tensors, {"training_state": plain}, resume_path(path))
+    unfinished = trainer.step < trainer.config.steps
+    facts = metadata | ({"unfinished": True} if unfinished else {})
+    return Snapshot(
+        trainer.frozen(**facts),
+        {name: tensor.detach().clone() for name, tensor in tensors.items()},
+        {"training_state": plain},
+    )
+
+
+def _save(snapshot: Snapshot, path: Path) -> None:
+    """Write the prior and, beside it, the state to continue from."""
+    save_prior(snapshot.prior, path)
+    save_tensors(snapshot.tensors, snapshot.header, resume_path(path))
 
 
 def _load_state(

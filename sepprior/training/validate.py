@@ -77,7 +77,9 @@ def validate(
         )
     facts["calibration"] = table
     windows = [
-        consecutive_windows(p, window=window, hop=max(1, window // 2), limit=NULL_WINDOWS)
+        consecutive_windows(
+            p, window=window, hop=max(1, window // 2), limit=NULL_WINDOWS
+        )
         for p in parts
     ]
     x = torch.from_numpy(np.concatenate(windows)).to(prior.device) - gaussian.level

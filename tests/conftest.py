@@ -1,0 +1,47 @@
+"""A small noise recording and priors trained on it, shared by the tests."""
+
+import numpy as np
+import pytest
+from scipy.signal import lfilter
+
+from sepprior.config import GaussianConfig, SpecGANConfig
+from sepprior.data import Recording, as_recording
+from sepprior.priors import GaussianPrior, SpecGANPrior
+
+WINDOW = 64
+SAMPLE_RATE = 100.0
+LEVEL = 0.5
+TINY = SpecGANConfig(
+    window=WINDOW, width=4, latent=4, steps=20, warmup_steps=10, batch=8, tick=5
+)
+"""Twenty steps of a network of a few thousand weights: seconds, not a good prior."""
+
+
+def coloured_noise(n: int, *, seed: int) -> np.ndarray:
+    """AR(1) noise, pole 0.6, innovations of unit variance, around `LEVEL`."""
+    white = np.random.default_rng(seed).standard_normal(n + 100)
+    return lfilter([1.0], [1.0, -0.6], white)[100:] + LEVEL
+
+
+@pytest.fixture(scope="session")
+def recording() -> Recording:
+    return as_recording(coloured_noise(200 * WINDOW, seed=1), sample_rate=SAMPLE_RATE)
+
+
+@pytest.fixture(scope="session")
+def gaussian_prior(recording: Recording) -> GaussianPrior:
+    return _train(recording, GaussianConfig(window=WINDOW))
+
+
+@pytest.fixture(scope="session")
+def specgan_prior(recording: Recording) -> SpecGANPrior:
+    return _train(recording, TINY)
+
+
+def _train(recording: Recording, config):
+    from sepprior.inference import calibration
+    from sepprior.training import train_noise
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "trials_per_band", lambda window, *, joint: 40)
+        return train_noise(recording, config=config, device="cpu")

@@ -1,0 +1,274 @@
+"""The joint solver against closed forms: a generator that is linear in z."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from sepprior import signals
+from sepprior.inference.joint import JointProblem
+from sepprior.inference.least_squares import gls_features, gls_starts
+from sepprior.inference.pipeline import analyse
+from sepprior.inference.record import MaskedWhitener, Record, lay_out
+from sepprior.priors import WaveformPrior
+from sepprior.transforms import Whitener, toeplitz
+
+N, K, RATE = 96, 5, 48.0
+BAND = (0.8, 6.0)
+
+
+class DenseWhitener(MaskedWhitener):
+    """GLS with any covariance: the exact reference."""
+
+    def __init__(self, covariance, present):
+        self.present, self.complete = present, True
+        self.covariance = covariance
+        self.factor = torch.linalg.cholesky(covariance)
+
+    def forward(self, columns, which):
+        flat = columns.double().flatten(-2)
+        white = torch.linalg.solve_triangular(self.factor, flat.mT, upper=False).mT
+        return white.unsqueeze(-2)
+
+
+def linear_prior(seed=0, scale=0.4):
+    """``n = L z + e``: smooth random columns, e an AR(1) process."""
+    rng = torch.Generator().manual_seed(seed)
+    lag = torch.arange(N, dtype=torch.float64)
+    range_error = 0.05 * 0.6**lag
+    t = lag / RATE
+    f = 1.0 + 4.0 * torch.rand(K, generator=rng, dtype=torch.float64)
+    p = 2 * math.pi * torch.rand(K, generator=rng, dtype=torch.float64)
+    columns = (
+        scale
+        * torch.sin(2 * math.pi * f[:, None] * t + p[:, None])
+        * torch.exp(
+            -((t - t[-1] * torch.rand(K, 1, generator=rng, dtype=torch.float64)) ** 2)
+        )
+    )
+    covariance = toeplitz(range_error) + columns.T @ columns
+    # The stationary stand-in that GLS starts from: diagonal averages.
+    index = torch.arange(N)
+    distance = (index[:, None] - index[None, :]).abs()
+    mean = torch.stack([covariance[distance == k].mean() for k in range(N)])
+    prior = WaveformPrior(
+        lambda z: z @ columns,
+        n_latent=K,
+        range_autocovariance=range_error,
+        autocovariance=mean * (1 - lag / N),
+        sample_rate=RATE,
+    )
+    return prior, columns, covariance
+
+
+def measurements(covariance, n, seed=1, amplitude=1.0):
+    """Sinusoids in noise of the given covariance; (x, linear theta)."""
+    rng = np.random.default_rng(seed)
+    white = torch.from_numpy(rng.normal(size=(n, N)))
+    noise = white @ torch.linalg.cholesky(covariance).mT
+    t = (torch.arange(N, dtype=torch.float64) - (N - 1) / 2) / RATE
+    f = torch.from_numpy(rng.uniform(1.5, 5.0, (n, 1)))
+    phase = torch.from_numpy(rng.uniform(-np.pi, np.pi, (n, 1)))
+    linear = amplitude * torch.cat([torch.sin(phase), torch.cos(phase)], 1)
+    theta = torch.cat([torch.full((n, 1), 0.7, dtype=torch.float64), linear, f], 1)
+    return signals.evaluate(t, theta) + noise, theta
+
+
+def exact_gls(record: Record, covariance):
+    whitener = DenseWhitener(covariance, record.present)
+    from sepprior.inference.least_squares import gauss_newton, linear_fit
+
+    features = gls_features(whitener)
+    which = torch.arange(len(record.x))
+    target = features(record.x.unsqueeze(1), which)[:, 0]
+
+    def refine(frequency):
+        theta = linear_fit(record, features, which, frequency, target)
+        return gauss_newton(
+            record,
+            features,
+            which,
+            theta,
+            target,
+            fmin=BAND[0],
+            fmax=BAND[1],
+            steps=200,
+        )
+
+    return refine
+
+
+@pytest.fixture(scope="module")
+def setting():
+    prior, columns, covariance = linear_prior()
+    x, truth = measurements(covariance, 12)
+    record = lay_out(x, window=N, level=0.0, sample_rate=RATE)
+    return prior, columns, covariance, record, truth
+
+
+def joint_fit(prior, record, start, evaluations=300):
+    problem = JointProblem(prior, record, fmin=BAND[0], fmax=BAND[1])
+    which = torch.arange(len(record.x))
+    rng = torch.Generator().manual_seed(0)
+    filled = torch.zeros_like(record.x)
+    searched = problem.search(
+        start, filled, which, candidates=8, rounds=4, generator=rng
+    )
+    fit = problem.minimise(searched, which, max_evaluations=evaluations)
+    return problem, fit, which
+
+
+def test_joint_optimum_is_gls_with_the_whole_covariance(setting):
+    prior, _, covariance, record, truth = setting
+    reference = exact_gls(record, covariance)(truth[:, 3:])
+    _, fit, _ = joint_fit(prior, record, truth)
+    scale = reference.theta.abs().clamp_min(0.1)
+    assert ((fit.theta - reference.theta).abs() / scale).max() < 1e-4
+    # Negative control: the generator left out gives another answer.
+    alone = exact_gls(record, toeplitz(prior.whitener.autocovariance))(truth[:, 3:])
+    assert ((alone.theta - reference.theta).abs() / scale).max() > 1e-2
+
+
+def test_error_bars_with_z_marginalised_are_those_of_the_whole_covariance(setting):
+    prior, _, covariance, record, truth = setting
+    reference = exact_gls(record, covariance)(truth[:, 3:])
+    problem, fit, which = joint_fit(prior, record, truth)
+    marginal, conditional, _ = problem.information(fit, which)
+    expected = reference.covariance.diagonal(dim1=-2, dim2=-1)
+    found = marginal.diagonal(dim1=-2, dim2=-1)
+    assert torch.allclose(found, expected, rtol=1e-3)
+    fixed = conditional.diagonal(dim1=-2, dim2=-1)
+    assert (fixed < 0.9 * expected).any()
+
+
+def test_gradient_of_the_joint_energy_matches_finite_differences(setting):
+    prior, _, _, record, truth = setting
+    problem = JointProblem(prior, record, fmin=BAND[0], fmax=BAND[1])
+    which = torch.arange(len(record.x))
+    rng = torch.Generator().manual_seed(3)
+    z = torch.randn((len(which), 1, K), generator=rng, dtype=torch.float64)
+    filled = torch.zeros_like(record.x)
+    theta = truth.clone().requires_grad_()
+    z.requires_grad_()
+    energy = problem.energy(theta, filled, z, which)
+    d_theta, d_z = torch.autograd.grad(energy.sum(), (theta, z))
+    step = 1e-6
+    for i in range(theta.shape[1]):
+        up, down = theta.detach().clone(), theta.detach().clone()
+        up[:, i] += step
+        down[:, i] -= step
+        slope = (
+            problem.energy(up, filled, z, which)
+            - problem.energy(down, filled, z, which)
+        ) / (2 * step)
+        assert torch.allclose(slope.detach(), d_theta[:, i], rtol=1e-5, atol=1e-5)
+    up = z.detach().clone()
+    up[..., 2] += step
+    down = z.detach().clone()
+    down[..., 2] -= step
+    slope = (
+        problem.energy(theta, filled, up, which)
+        - problem.energy(theta, filled, down, which)
+    ) / (2 * step)
+    assert torch.allclose(slope.detach(), d_z[:, 0, 2], rtol=1e-5, atol=1e-5)
+
+
+def test_batched_solver_agrees_with_pytorch_minimize(setting):
+    from torchmin import minimize
+
+    prior, columns, _, record, truth = setting
+    _, fit, _ = joint_fit(prior, record, truth)
+    whitener = Whitener(prior.whitener.autocovariance)
+    for b in range(3):
+
+        def energy(u, b=b):
+            theta, z = u[None, :4], u[4:]
+            r = record.x[b, 0] - signals.evaluate(record.t[0], theta)[0] - z @ columns
+            return 0.5 * whitener.forward(r).square().sum() + 0.5 * z.square().sum()
+
+        start = torch.cat([truth[b], torch.zeros(K, dtype=torch.float64)])
+        single = minimize(energy, start, method="bfgs", tol=1e-12, max_iter=500)
+        assert torch.allclose(fit.theta[b], single.x[:4], rtol=1e-4, atol=1e-5)
+        assert torch.allclose(fit.z[b, 0], single.x[4:], rtol=1e-3, atol=1e-4)
+
+
+def test_gaps_agree_with_the_exact_masked_fit(setting):
+    prior, _, covariance, record, truth = setting
+    x = record.x[:, 0].clone()
+    gap = np.random.default_rng(4).choice(N, 20, replace=False)
+    x[:, gap] = torch.nan
+    masked = lay_out(x, window=N, level=0.0, sample_rate=RATE)
+    _, fit, _ = joint_fit(prior, masked, truth, evaluations=600)
+    keep = torch.tensor(sorted(set(range(N)) - set(gap.tolist())))
+    short = Record(
+        masked.x[..., keep], masked.present[..., keep], masked.t[..., keep], N, RATE
+    )
+    reference = exact_gls(short, covariance[keep][:, keep])(truth[:, 3:])
+    scale = reference.theta.abs().clamp_min(0.1)
+    assert ((fit.theta - reference.theta).abs() / scale).max() < 1e-3
+
+
+def test_two_windows_share_theta_and_have_their_own_z():
+    prior, _, covariance = linear_prior()
+    both = torch.block_diag(covariance, covariance)
+    rng = np.random.default_rng(5)
+    noise = (
+        torch.from_numpy(rng.normal(size=(6, 2 * N))) @ torch.linalg.cholesky(both).mT
+    )
+    t = (torch.arange(2 * N, dtype=torch.float64) - (2 * N - 1) / 2) / RATE
+    truth = torch.tensor([[0.3, 0.8, -0.6, 2.7]], dtype=torch.float64).repeat(6, 1)
+    x = signals.evaluate(t, truth) + noise
+    record = lay_out(x, window=N, level=0.0, sample_rate=RATE)
+    _, fit, _ = joint_fit(prior, record, truth)
+    whole = Record(
+        record.x.flatten(1).unsqueeze(1),
+        record.present.flatten(1).unsqueeze(1),
+        record.t.flatten().unsqueeze(0),
+        2 * N,
+        RATE,
+    )
+    reference = exact_gls(whole, both)(truth[:, 3:])
+    scale = reference.theta.abs().clamp_min(0.1)
+    assert ((fit.theta - reference.theta).abs() / scale).max() < 1e-4
+
+
+def test_evidence_is_the_exact_likelihood_ratio(setting):
+    """For a linear generator the Laplace evidence is exact up to the volume of f."""
+    prior, _, covariance, record, _ = setting
+    outcome = analyse(
+        prior,
+        record,
+        n_sinusoids=1,
+        fmin=BAND[0],
+        fmax=BAND[1],
+        generator=torch.Generator().manual_seed(0),
+    )
+    reference = exact_gls(record, covariance)(outcome.joint.theta[:, 3:])
+    exact_energy = reference.energy + 0.5 * torch.linalg.slogdet(covariance).logabsdet
+    volume = -0.5 * torch.linalg.slogdet(reference.covariance).logabsdet
+    whitener = MaskedWhitener(Whitener(prior.autocovariance), record.present)
+    fits, _ = gls_starts(
+        record, whitener, n_sinusoids=1, n_starts=1, fmin=BAND[0], fmax=BAND[1]
+    )
+    gls = fits[0].energy + whitener.half_log_det()
+    gls = gls - 0.5 * torch.linalg.slogdet(fits[0].covariance).logabsdet
+    expected = gls - exact_energy - volume
+    assert torch.allclose(outcome.evidence, expected, atol=0.05)
+
+
+@pytest.mark.statistical
+def test_intervals_of_the_joint_fit_cover_at_their_rate():
+    """300 trials, four parameters: each 68 % count within 4 standard errors (6e-5)."""
+    prior, _, covariance = linear_prior()
+    x, truth = measurements(covariance, 300, seed=7, amplitude=3.0)
+    record = lay_out(x, window=N, level=0.0, sample_rate=RATE)
+    problem, fit, which = joint_fit(prior, record, truth, evaluations=80)
+    marginal, conditional, _ = problem.information(fit, which)
+    error = (fit.theta - truth).abs()
+    found = (error < marginal.diagonal(dim1=-2, dim2=-1).sqrt()).double().mean(0)
+    spread = 4 * math.sqrt(0.6827 * 0.3173 / 300)
+    assert ((found - 0.6827).abs() < spread).all()
+    # Negative control: with z held at its optimum the intervals are too narrow.
+    narrow = (error < conditional.diagonal(dim1=-2, dim2=-1).sqrt()).double().mean(0)
+    assert (narrow < 0.6827 - spread).any()

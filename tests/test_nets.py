@@ -1,0 +1,172 @@
+"""The SpecGAN networks: published sizes, shapes, and what they must not contain."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from sepprior.nets.specgan import KERNEL, Critic, Encoder, Generator, PlaneShape
+from sepprior.transforms import TightSTFT, frame_length
+
+WINDOWS = [16, 64, 300, 1024, 16384, 65536]
+
+
+def plane_of(window):
+    stft = TightSTFT(window, frame_length(window))
+    return PlaneShape(stft.n_bins - 1, stft.n_frames)
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def layer_shapes(layers, x):
+    shapes = []
+    for layer in layers:
+        x = layer(x)
+        shapes.append(tuple(x.shape[1:]))
+    return shapes
+
+
+# --- published sizes ------------------------------------------------------------------
+
+
+def test_the_generator_has_the_published_number_of_parameters():
+    generator = Generator(PlaneShape(128, 128), latent=100, width=64, channels=1)
+    channels = [1024, 512, 256, 128, 64, 1]
+    project = (100 + 1) * channels[0] * 4 * 4
+    layers = sum((KERNEL**2 * a + 1) * b for a, b in pairwise(channels))
+    assert project + layers == 19_065_345
+    assert count(generator) == 19_065_345
+
+
+def test_the_critic_has_the_published_number_of_parameters():
+    critic = Critic(PlaneShape(128, 128), width=64, channels=1)
+    channels = [1, 64, 128, 256, 512, 1024]
+    layers = sum((KERNEL**2 * a + 1) * b for a, b in pairwise(channels))
+    assert layers + channels[-1] * 4 * 4 + 1 == 17_427_969
+    assert count(critic) == 17_427_969
+
+
+def test_other_widths_have_other_sizes():
+    generator = Generator(PlaneShape(128, 128), latent=100, width=32, channels=1)
+    critic = Critic(PlaneShape(128, 128), width=32, channels=1)
+    assert count(generator) < 19_065_345 / 3
+    assert count(critic) < 17_427_969 / 3
+
+
+# --- shapes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_every_window_gives_a_plane_that_the_networks_fill(window):
+    plane = plane_of(window)
+    generator = Generator(plane, latent=5, width=1, channels=3)
+    critic = Critic(plane, width=1, channels=3)
+    encoder = Encoder(plane, latent=5, width=1, channels=3)
+    z = torch.randn(2, 5)
+    with torch.no_grad():
+        made = generator(z)
+        assert made.shape == (2, 3, plane.bins, plane.frames)
+        assert critic(made).shape == (2, 1)
+        mean, log_sd = encoder(made)
+    assert mean.shape == log_sd.shape == (2, 5)
+    assert plane.base[0] <= 4
+    assert plane.padded_frames >= plane.frames
+    assert plane.padded_frames - plane.frames < 2**plane.layers
+
+
+@pytest.mark.parametrize(
+    ("window", "layers", "base"),
+    [(64, 3, (1, 2)), (300, 3, (2, 3)), (1024, 3, (4, 5)), (16384, 5, (4, 5)),
+     (65536, 6, (4, 5))],
+)  # fmt: skip
+def test_layers_follow_from_the_plane(window, layers, base):
+    assert (plane_of(window).layers, plane_of(window).base) == (layers, base)
+
+
+@pytest.mark.parametrize("window", [300, 16384])
+def test_each_layer_doubles_or_halves_its_map_and_channels(window):
+    plane = plane_of(window)
+    generator = Generator(plane, latent=5, width=2, channels=1)
+    rows, columns = plane.base
+    n = plane.layers
+    with torch.no_grad():
+        start = torch.randn(1, 2 * 2 ** (n - 1), rows, columns)
+        up = layer_shapes(generator.layers, start)
+        critic = Critic(plane, width=2, channels=1)
+        full = torch.randn(1, 1, plane.bins, plane.padded_frames)
+        down = layer_shapes(critic.layers, full)
+    channels = [2 * 2**i for i in reversed(range(n - 1))] + [1]
+    expected = [
+        (channels[i], rows * 2 ** (i + 1), columns * 2 ** (i + 1)) for i in range(n)
+    ]
+    assert up == expected
+    assert down == [
+        (2 * 2**i, plane.bins // 2 ** (i + 1), plane.padded_frames // 2 ** (i + 1))
+        for i in range(n)
+    ]
+
+
+def test_without_output_padding_four_becomes_seven():
+    x = torch.randn(1, 1, 4, 4)
+    wrong = nn.ConvTranspose2d(1, 1, KERNEL, 2, padding=2)
+    right = nn.ConvTranspose2d(1, 1, KERNEL, 2, padding=2, output_padding=1)
+    assert wrong(x).shape[-1] == 7
+    assert right(x).shape[-1] == 8
+
+
+# --- behaviour ------------------------------------------------------------------------
+
+
+def normalised_over_the_batch(module):
+    return [
+        m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+    ]
+
+
+def test_nothing_is_normalised_over_the_batch():
+    plane = plane_of(300)
+    critic = Critic(plane, width=4, channels=3)
+    generator = Generator(plane, latent=6, width=4, channels=3)
+    encoder = Encoder(plane, latent=6, width=4, channels=3)
+    for module in (critic, generator, encoder):
+        assert normalised_over_the_batch(module) == []
+    control = nn.Sequential(critic, nn.BatchNorm1d(1))
+    assert len(normalised_over_the_batch(control)) == 1
+    # The score of a plane does not depend on its company, as it would with batch norm.
+    planes = torch.randn(4, 3, plane.bins, plane.frames)
+    with torch.no_grad():
+        torch.testing.assert_close(critic(planes)[:1], critic(planes[:1]))
+        assert float((control(planes)[0] - critic(planes)[0]).abs().min()) > 1e-6
+
+
+def test_magnitude_mode_is_bounded_and_the_other_is_not():
+    plane = PlaneShape(16, 16)
+    torch.manual_seed(0)
+    free = Generator(plane, latent=4, width=4, channels=1)
+    bounded = Generator(plane, latent=4, width=4, channels=1, bounded=True)
+    bounded.load_state_dict(free.state_dict())
+    z = 1e4 * torch.randn(3, 4)
+    with torch.no_grad():
+        assert float(free(z).abs().max()) > 1
+        torch.testing.assert_close(bounded(z), torch.tanh(free(z)))
+
+
+def test_the_encoder_keeps_its_standard_deviation_in_range():
+    encoder = Encoder(PlaneShape(16, 16), latent=4, width=2, channels=1)
+    with torch.no_grad():
+        _, log_sd = encoder(1e6 * torch.randn(8, 1, 16, 16))
+    assert float(log_sd.min()) >= -8
+    assert float(log_sd.max()) <= 1
+
+
+def test_both_networks_train_every_parameter():
+    plane = plane_of(300)
+    generator = Generator(plane, latent=5, width=2, channels=3)
+    critic = Critic(plane, width=2, channels=3)
+    critic(generator(torch.randn(4, 5))).sum().backward()
+    for p in (*generator.parameters(), *critic.parameters()):
+        assert p.grad is not None
+        assert float(p.grad.abs().max()) > 0
