@@ -68,7 +68,9 @@ class SpecGANConfig:
         latent: Number of latents, the length of z.
         latent_distribution: Distribution of each latent: "normal", or "uniform" on
             [-1, 1].
-        width: Channels of the widest-resolution layer; deeper layers have multiples.
+        width: Channels of the generator's widest-resolution layer; deeper layers have
+            multiples. Also the encoder's.
+        critic_width: The same of the critic, whose steps take most of the time.
         steps: Generator steps of the whole training.
         batch: Noise windows per step.
         critic_steps: Critic steps per generator step.
@@ -98,7 +100,8 @@ class SpecGANConfig:
     latent: int = 32
     latent_distribution: Literal["normal", "uniform"] = "normal"
     width: int = 32
-    steps: int = 2400
+    critic_width: int = 16
+    steps: int = 2600
     batch: int = 64
     critic_steps: int = 5
     gradient_penalty: float = 10.0
@@ -119,7 +122,8 @@ class SpecGANConfig:
         _check_types(self)
         _check_range("window", self.window, MIN_WINDOW_SPECGAN, MAX_WINDOW)
         _check_range("latent", self.latent, 1, 4096)
-        _check_range("width", self.width, 1, 1024)
+        for name in ("width", "critic_width"):
+            _check_range(name, getattr(self, name), 1, 1024)
         _check_range("steps", self.steps, 1, None)
         _check_range("batch", self.batch, 2, 65536)
         _check_range("critic_steps", self.critic_steps, 1, 100)

@@ -12,7 +12,14 @@ WINDOW = 64
 SAMPLE_RATE = 100.0
 LEVEL = 0.5
 TINY = SpecGANConfig(
-    window=WINDOW, width=4, latent=4, steps=20, warmup_steps=10, batch=8, tick=5
+    window=WINDOW,
+    width=4,
+    critic_width=4,
+    latent=4,
+    steps=20,
+    warmup_steps=10,
+    batch=8,
+    tick=5,
 )
 """Twenty steps of a network of a few thousand weights: seconds, not a good prior."""
 

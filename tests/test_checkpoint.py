@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.test_priors import LATENT, ar1, linear, specgan, windows
 
 from sepprior.checkpoint import (
     FORMAT_VERSION,
@@ -18,6 +17,7 @@ from sepprior.checkpoint import (
 )
 from sepprior.errors import SeppriorError
 from sepprior.priors import GaussianPrior, Prior, SpecGANPrior
+from tests.test_priors import LATENT, ar1, linear, specgan, windows
 
 DATA = Path(__file__).parent / "data"
 FACTS = {"seed": 3, "nested": {"list": [1.5, None, "a"], "flag": True}}
@@ -71,7 +71,9 @@ def test_a_stored_prior_is_the_same_prior(kind, tmp_path):
     x = windows(3, prior.window)
     assert torch.equal(prior.features(x), loaded.features(x))
     assert torch.equal(prior.heldout_nll(x), loaded.heldout_nll(x))
-    draws = [p.sample(2, generator=torch.Generator().manual_seed(1)) for p in (prior, loaded)]
+    draws = [
+        p.sample(2, generator=torch.Generator().manual_seed(1)) for p in (prior, loaded)
+    ]
     assert torch.equal(*draws)
 
 
@@ -81,7 +83,9 @@ def test_weights_and_moments_keep_their_float_types(tmp_path):
     tensors = load_file(path)
     assert tensors["autocovariance"].dtype == torch.float64
     assert tensors["whitening"].dtype == torch.float64
-    rest = {k: v for k, v in tensors.items() if k not in ("autocovariance", "whitening")}
+    rest = {
+        k: v for k, v in tensors.items() if k not in ("autocovariance", "whitening")
+    }
     assert {v.dtype for v in rest.values()} == {torch.float32}
     loaded = load_prior(path, device="cpu")
     assert isinstance(loaded, SpecGANPrior)

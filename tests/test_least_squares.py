@@ -619,7 +619,7 @@ def test_the_robust_fit_is_a_stationary_point_of_the_cauchy_loss():
     fit, _, _ = fit_robust(record, whitener, gls)
     present = record.present.flatten().numpy()
 
-    def gradient(theta):
+    def terms(theta):
         features = gls_features(whitener)
         everyone = torch.arange(1)
         columns = features(signals.jacobian_columns(record.t, theta), everyone)
@@ -629,12 +629,23 @@ def test_the_robust_fit_is_a_stationary_point_of_the_cauchy_loss():
         used = np.abs(residual[present])
         # The lower median, as torch takes it.
         scale = 2.385 * 1.4826 * np.sort(used)[(used.size - 1) // 2]
-        psi = residual / (1 + (residual / scale) ** 2)
-        j = columns[0].numpy()
+        u = (residual / scale) ** 2
+        return columns[0].numpy(), residual / (1 + u), (1 - u) / (1 + u) ** 2
+
+    def gradient(theta):
+        j, psi, _ = terms(theta)
         return j @ psi / np.sqrt((j**2).sum(1))
 
     assert np.abs(gradient(fit.theta)).max() < 1e-3
     assert np.abs(gradient(gls.theta)).max() > 0.05
+    # Huber 1981, section 7.6, over the samples present and four parameters.
+    j, psi, slope = terms(fit.theta)
+    inflation = (psi[present] ** 2).sum() / (present.sum() - 4)
+    inflation /= slope[present].mean() ** 2
+    np.testing.assert_allclose(
+        fit.covariance[0], inflation * np.linalg.inv(j @ j.T), rtol=1e-6
+    )
+    assert abs(slope.mean() / slope[present].mean() - 1) > 0.01
 
 
 # --- error bars -----------------------------------------------------------------------

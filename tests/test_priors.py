@@ -161,7 +161,7 @@ def test_fast_quadratic_form_is_that_of_the_precision_matrix(window):
     z = latents(3)
     x = windows(3, window)
     decoded = prior.decode(z)
-    assert float((decoded.precision.log().std())) > 0.5
+    assert float(decoded.precision.log().std()) > 0.5
     energy = conditional_energy(prior.features(x), decoded) - decoded.half_log_det
     for i in range(3):
         residual = (x[i] - prior.coherent(z[i])).numpy()
@@ -281,8 +281,9 @@ def test_uniform_latent_fills_the_cube_evenly():
     assert float(mapped.abs().max()) < 1.0
     flat = prior.latent(latents(5000)).flatten().numpy()
     assert stats.kstest(flat, "uniform", args=(-1, 2)).pvalue > 1e-3
-    decoded, plain = prior.decode(latents(2)), specgan().decode(
-        torch.erf(latents(2) / math.sqrt(2))
+    decoded, plain = (
+        prior.decode(latents(2)),
+        specgan().decode(torch.erf(latents(2) / math.sqrt(2))),
     )
     torch.testing.assert_close(decoded.mean, plain.mean)
 
@@ -507,7 +508,9 @@ def test_plain_prior_is_the_squared_error_to_the_mean_waveform():
     torch.testing.assert_close(inner.heldout_nll(x), prior.heldout_nll(x))
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "specgan", "magnitude", "linear", "plain"])
+@pytest.mark.parametrize(
+    "kind", ["gaussian", "specgan", "magnitude", "linear", "plain"]
+)
 def test_every_prior_keeps_the_contract(kind):
     prior: Prior = {
         "gaussian": lambda: GaussianPrior(ar1(), level=LEVEL, sample_rate=SAMPLE_RATE),

@@ -7,13 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.conftest import LEVEL, SAMPLE_RATE, TINY, WINDOW, coloured_noise
 from safetensors.torch import load_file
 
 from sepprior.checkpoint import load_prior, save_prior
 from sepprior.config import GaussianConfig, SpecGANConfig, config_to_dict
-from sepprior.data import Recording, Segment, as_recording, data_hash, read_recordings
-from sepprior.data import series
+from sepprior.data import (
+    Recording,
+    Segment,
+    as_recording,
+    data_hash,
+    read_recordings,
+    series,
+)
 from sepprior.errors import SeppriorError
 from sepprior.priors import GaussianPrior, Prior, SpecGANPrior
 from sepprior.training import gan, resume_path, train, train_noise
@@ -21,6 +26,7 @@ from sepprior.training import train as train_function
 from sepprior.training.gan import NoiseModel, SpecGANTrainer, build_networks, freeze
 from sepprior.training.state import pack, unpack
 from sepprior.transforms import toeplitz
+from tests.conftest import LEVEL, SAMPLE_RATE, TINY, WINDOW, coloured_noise
 
 train_module = __import__(train_function.__module__, fromlist=["train"])
 
@@ -246,9 +252,7 @@ def one_line_error(stream: Any, match: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_resuming_something_else_is_an_error(
-    recording, uninterrupted, quick, tmp_path
-):
+def test_resuming_something_else_is_an_error(recording, uninterrupted, quick, tmp_path):
     _, _, whole = uninterrupted
     again = {"device": "cpu", "resume": True}
     other = as_recording(coloured_noise(200 * WINDOW, seed=9), sample_rate=SAMPLE_RATE)
@@ -421,15 +425,15 @@ def test_leftover_is_what_least_squares_leaves(recording):
     assert float(energy.var()) == pytest.approx(10.0, rel=0.2)
 
 
-def test_warm_up_learns_what_no_stationary_model_describes(quick, monkeypatch):
+def test_warm_up_learns_what_no_stationary_model_describes(quick):
     """Noise in two states of loudness."""
-    monkeypatch.setattr(gan, "KL_RAMP", 3000)
     rng = np.random.default_rng(0)
-    loud = np.repeat(np.exp(rng.choice([-1.0, 1.0], 400)), WINDOW)
+    loud = np.repeat(np.exp(rng.choice([-2.0, 2.0], 400)), WINDOW)
     recording = as_recording(loud * rng.standard_normal(400 * WINDOW), sample_rate=1.0)
-    config = change(steps=300, tick=300, warmup_steps=300, batch=32, width=8)
+    config = change(steps=200, tick=200, warmup_steps=200, batch=64, width=16)
+    config = dataclasses.replace(config, latent=32, whitening="total", seed=1)
     (record,), _ = finish(train(recording, config, device="cpu"))
-    assert record["heldout_nll"] < record["heldout_nll_gaussian"] - 0.1
+    assert record["heldout_nll"] < record["heldout_nll_gaussian"] - 0.3
 
 
 # -- failures ------------------------------------------------------------------------
@@ -467,18 +471,19 @@ def test_too_little_noise(config, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_training_part_without_variance():
+def test_training_part_without_variance(monkeypatch):
     """Constant but for the end, which is held out."""
     x = np.full(1000 * WINDOW, 2.0)
     x[-50 * WINDOW :] += coloured_noise(50 * WINDOW, seed=0)
-    held_at_end = Recording((Segment(x[: -50 * WINDOW]), Segment(x[-50 * WINDOW :])), 1.0)
+    held_at_end = Recording(
+        (Segment(x[: -50 * WINDOW]), Segment(x[-50 * WINDOW :])), 1.0
+    )
+    parts = tuple(Recording((s,), 1.0) for s in held_at_end.segments)
+    monkeypatch.setattr(train_module, "split_recording", lambda *_, **__: parts)
     for config in (TINY, GaussianConfig(window=WINDOW)):
-        with pytest.MonkeyPatch.context() as patch:
-            parts = tuple(Recording((s,), 1.0) for s in held_at_end.segments)
-            patch.setattr(train_module, "split_recording", lambda *_, **__: parts)
-            one_line_error(
-                train(held_at_end, config, device="cpu"), "no usable autocovariance"
-            )
+        one_line_error(
+            train(held_at_end, config, device="cpu"), "no usable autocovariance"
+        )
 
 
 def test_unknown_device(recording):

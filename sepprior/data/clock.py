@@ -6,7 +6,7 @@ parallel lines, one per stretch without a gap, with one common step `d`,
 
     t_i = a_k + d (i - mean_k(i)),   d = sum_k S_it / sum_k S_ii   (least squares),
 
-and have to stay within half a step of them.
+and have to stay within 0.35 steps of them: more than rounding explains is jitter.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sepprior.errors import SeppriorError
 
 _GAP = 1.5  # a step longer than this many usual ones is a gap
 _REGULAR = 0.25  # steps scatter by less than this: gaps can be told step by step
-_LOOSE = 0.5  # farthest from the line, in steps
+_LOOSE = 0.35  # farthest from the line, in steps
 _MOST_GAPS = 1 / 8  # per row; more than that is not uniform sampling with gaps
 _ARITHMETIC = 1e-12  # relative rounding error of the sums in the fit
 _COARSE = 1e-3  # relative uncertainty of a rate that is no longer accepted

@@ -202,7 +202,7 @@ def build_networks(config: SpecGANConfig, model: NoiseModel) -> Networks:
     channels = 3 if model.complex_mode else 1
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would also seed the GPUs' generators.
-        torch.random.default_generator.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)
         generator = Generator(
             plane,
             latent=config.latent,
@@ -210,7 +210,7 @@ def build_networks(config: SpecGANConfig, model: NoiseModel) -> Networks:
             channels=channels,
             bounded=not model.complex_mode,
         )
-        critic = Critic(plane, width=config.width, channels=channels)
+        critic = Critic(plane, width=config.critic_width, channels=channels)
         encoder = None
         if model.complex_mode and config.likelihood_weight > 0:
             encoder = Encoder(
