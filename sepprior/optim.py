@@ -77,7 +77,6 @@ def minimize_batch(
     done = gradient.abs().amax(-1) < gradient_tolerance if n else energy == energy
     stuck = torch.zeros_like(done)
     evaluations = 1
-    slot = 0
     while evaluations < max_evaluations:
         active = everyone[~(done | stuck)]
         if active.numel() == 0:
@@ -98,9 +97,10 @@ def minimize_batch(
         y = trial_gradient[accept] - gradient[won]
         curvature = (s * y).sum(-1)
         usable = curvature > 1e-10 * y.square().sum(-1)
-        rho[slot] = 0.0
-        pairs_s[slot, won], pairs_y[slot, won] = s, y
-        rho[slot, won] = torch.where(usable, 1.0 / curvature, torch.zeros_like(s[:, 0]))
+        inverse = torch.where(usable, 1.0 / curvature, torch.zeros_like(curvature))
+        for pairs, newest in ((pairs_s, s), (pairs_y, y), (rho, inverse)):
+            # Newest first; each problem has a history of its own.
+            pairs[:, won] = torch.cat([newest.unsqueeze(0), pairs[:-1, won]])
         gain = energy[won] - trial_energy[accept]
         small[won] = torch.where(
             gain < decrease_tolerance, small[won] + 1, torch.zeros_like(gain)
@@ -110,12 +110,10 @@ def minimize_batch(
         done[won] = (gradient[won].abs().amax(-1) < gradient_tolerance) | (
             small[won] >= 2
         )
-        order = [(slot - i) % history for i in range(history)]
         direction[won] = _two_loop(
-            gradient[won], pairs_s[:, won], pairs_y[:, won], rho[:, won], order
+            gradient[won], pairs_s[:, won], pairs_y[:, won], rho[:, won]
         )
         step[won] = 1.0
-        slot = (slot + 1) % history
     return Minimum(
         x=x,
         energy=energy,
@@ -126,23 +124,23 @@ def minimize_batch(
 
 
 def _two_loop(
-    gradient: Tensor, s: Tensor, y: Tensor, rho: Tensor, order: list[int]
+    gradient: Tensor, s: Tensor, y: Tensor, rho: Tensor
 ) -> Tensor:
     """Quasi-Newton direction (Nocedal and Wright 2006, algorithm 7.4)."""
     q = gradient.clone()
     weights: dict[int, Tensor] = {}
-    for i in order:
+    for i in range(len(rho)):
         weights[i] = rho[i] * (s[i] * q).sum(-1)
         q = q - weights[i][:, None] * y[i]
     scale = torch.ones_like(q[:, 0])
     settled = torch.zeros_like(scale, dtype=torch.bool)
-    for i in order:
+    for i in range(len(rho)):
         usable = (rho[i] > 0) & ~settled
         ratio = 1.0 / (rho[i] * y[i].square().sum(-1)).clamp_min(1e-30)
         scale = torch.where(usable, ratio, scale)
         settled |= usable
     q = q * scale[:, None]
-    for i in reversed(order):
+    for i in reversed(range(len(rho))):
         back = rho[i] * (y[i] * q).sum(-1)
         q = q + (weights[i] - back)[:, None] * s[i]
     descent = (q * gradient).sum(-1, keepdim=True) > 0

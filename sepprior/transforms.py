@@ -185,13 +185,16 @@ class Whitener:
         self._factor = factor
         eye = torch.eye(self.order, dtype=factor.dtype, device=factor.device)
         self._head = torch.linalg.solve_triangular(factor, eye, upper=False)
-        log_det = factor.diagonal().log().sum()
+        self.log_innovation = factor.diagonal().log()
+        """Log standard deviation of each sample given those before it, (N,)."""
         self.taps: Tensor | None = None
         if self.order < self.window:
             taps, variance = levinson(self.autocovariance, self.order - 1)
             self.taps = (taps / variance.sqrt()).to(factor.device)
-            log_det = log_det + 0.5 * (self.window - self.order) * variance.log()
-        self.half_log_det = float(log_det)
+            rest = 0.5 * variance.log().to(factor.device)
+            tail = rest.expand(self.window - self.order)
+            self.log_innovation = torch.cat([self.log_innovation, tail])
+        self.half_log_det = float(self.log_innovation.sum())
         """``log det C / 2``, so that ``-log p = ||y||^2/2 + half_log_det + ...``."""
 
     @property

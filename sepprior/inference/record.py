@@ -158,6 +158,13 @@ class MaskedWhitener:
         return self.whitener.forward(eye).mT * present[:, None]
 
     def half_log_det(self) -> Tensor:
-        """``log det C_present / 2`` per measurement, (B,), complete windows exactly."""
-        share = self.present.double().mean(-1).sum(-1)
-        return share * self.whitener.half_log_det
+        """``log det C_present / 2`` per measurement, (B,)."""
+        counts = self.present.sum(-1).flatten()
+        whole = torch.cat(
+            [counts.new_zeros(1).double(), self.whitener.log_innovation.cumsum(0)]
+        )
+        each = whole[counts]
+        for row, matrix in self._factors.items():
+            diagonal = matrix.diagonal()
+            each[row] = -diagonal[diagonal > 0].log().sum()
+        return each.view(self.present.shape[:2]).sum(-1)

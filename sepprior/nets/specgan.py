@@ -79,6 +79,16 @@ class Generator(nn.Module):
             nn.ConvTranspose2d(a, b, KERNEL, 2, padding=2, output_padding=1)
             for a, b in zip(widths, [*widths[1:], channels], strict=True)
         )
+        # An output sample of a stride-2 transposed convolution sums a quarter of the
+        # kernel's taps (He et al. 2015, section 2.2, with that fan-in): the default
+        # counts all of them and lets z fade away over the layers.
+        with torch.no_grad():
+            self.project.weight.normal_(0.0, latent**-0.5)
+            self.project.bias.zero_()
+            for layer in self.layers:
+                fan_in = layer.in_channels * KERNEL**2 / 4
+                layer.weight.normal_(0.0, math.sqrt(2.0 / fan_in))
+                layer.bias.zero_()
 
     def forward(self, z: Tensor) -> Tensor:
         """Planes of shape (B, C, F, T)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -320,7 +321,9 @@ class SpecGANPrior:
         return constant - bound.double()
 
     def to(self, device: torch.device | str) -> SpecGANPrior:
-        """The same prior on another device."""
+        """The same prior on another device; itself where it is there already."""
+        if torch.device(device) == self.device:
+            return self
         stats = self.statistics
         moved = replace(
             stats,
@@ -329,8 +332,8 @@ class SpecGANPrior:
             log_sd=stats.log_sd.to(device),
         )
         return SpecGANPrior(
-            self.generator.to(device),
-            None if self.encoder is None else self.encoder.to(device),
+            copy.deepcopy(self.generator).to(device),
+            copy.deepcopy(self.encoder).to(device) if self.encoder else None,
             statistics=moved,
             whitening=self.whitening.to(device),
             autocovariance=self.autocovariance.to(device),

@@ -23,12 +23,8 @@ from sepprior.data import (
 from sepprior.errors import SeppriorError
 from sepprior.priors import GaussianPrior, Prior, SpecGANPrior
 from sepprior.stationary import autocovariance, continuum_autocovariance
-from sepprior.training.gan import (
-    NoiseModel,
-    SpecGANTrainer,
-    build_networks,
-    run,
-)
+from sepprior.training.gan import SpecGANTrainer, build_networks, run
+from sepprior.training.noise_model import NoiseModel
 from sepprior.training.state import pack, unpack
 from sepprior.training.validate import validate
 from sepprior.transforms import Whitener
@@ -166,7 +162,7 @@ def _train_specgan(
     last_save = time.monotonic()
     # An interrupt may come in the middle of a step: what is saved then is the state of
     # the last tick, from which a resumed run repeats every step exactly.
-    last_tick: Snapshot | None = None
+    last_tick = _snapshot(trainer, metadata)
     finished = False
     try:
         for record in run(trainer, held, gaussian_nll=gaussian_nll):
@@ -174,12 +170,12 @@ def _train_specgan(
                 last_tick = _snapshot(trainer, metadata)
             yield record
             late = time.monotonic() - last_save > SAVE_SECONDS
-            if path is not None and last_tick is not None and late:
+            if path is not None and late:
                 _save(last_tick, path)
                 last_save = time.monotonic()
         finished = True
     finally:
-        if path is not None and last_tick is not None and not finished:
+        if path is not None and not finished:
             _save(last_tick, path)
     prior = trainer.frozen(**metadata)
     prior.metadata |= validate(
