@@ -68,7 +68,7 @@ def measurement(seed):
     """Times, samples and truth of one measurement of the example."""
     rng = np.random.default_rng([seed, 1])
     truth = {
-        "amplitude": rng.uniform(0.5, 1.5),
+        "amplitude": rng.uniform(0.8, 2.0),
         "frequency": rng.uniform(2.0, 5.0),
         "phase": rng.uniform(-np.pi, np.pi),
         "bias": rng.uniform(0.5, 2.0),

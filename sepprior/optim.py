@@ -123,9 +123,7 @@ def minimize_batch(
     )
 
 
-def _two_loop(
-    gradient: Tensor, s: Tensor, y: Tensor, rho: Tensor
-) -> Tensor:
+def _two_loop(gradient: Tensor, s: Tensor, y: Tensor, rho: Tensor) -> Tensor:
     """Quasi-Newton direction (Nocedal and Wright 2006, algorithm 7.4)."""
     q = gradient.clone()
     weights: dict[int, Tensor] = {}

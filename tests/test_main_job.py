@@ -139,9 +139,16 @@ def workshop(tmp_path_factory):
 
 @pytest.mark.parametrize("model", ["gaussian", "specgan"])
 def test_train_inspect_sample_separate(workshop, tmp_path, model):
-    recipe = ["--config", workshop / "tiny.toml"] if model == "specgan" else [
-        "--model", "gaussian", "--window", 64,
-    ]
+    recipe = (
+        ["--config", workshop / "tiny.toml"]
+        if model == "specgan"
+        else [
+            "--model",
+            "gaussian",
+            "--window",
+            64,
+        ]
+    )
     done = command("train-noise", workshop / "noise.csv", *recipe, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "prior.safetensors").exists()
@@ -166,9 +173,11 @@ def _refusals(folder):
     good = folder / "run.csv"
     bad = {
         "empty.csv": "",
-        "text.csv": "time,x\n" + "\n".join(f"{i},{'a' * (i == 20)}{i}" for i in range(40)),
+        "text.csv": "time,x\n"
+        + "\n".join(f"{i},{'a' * (i == 20)}{i}" for i in range(40)),
         "nan.csv": "x\n" + "nan\n" * 40,
-        "inf.csv": "x\n" + "\n".join("inf" if i == 9 else str(i % 7) for i in range(40)),
+        "inf.csv": "x\n"
+        + "\n".join("inf" if i == 9 else str(i % 7) for i in range(40)),
         "short.csv": "x\n" + "\n".join(str(i) for i in range(10)),
         "flat.csv": "x\n" + "2.5\n" * 40,
         "slow.csv": "time,x\n" + "\n".join(f"{i / 50},{i % 7}" for i in range(64)),
@@ -193,8 +202,10 @@ def _refusals(folder):
         (["separate", good, "--prior", folder / "broken.safetensors"], "safetensors"),
         (["separate", good, "--prior", folder / "absent.safetensors"], "absent"),
         (["separate", good, "--fmin", 10, "--fmax", 80], "50 Hz"),
-        (["train-noise", folder / "noise.csv", "--config", folder / "typo.toml"],
-         "learning_rate"),
+        (
+            ["train-noise", folder / "noise.csv", "--config", folder / "typo.toml"],
+            "learning_rate",
+        ),
         (["separate", good, "-o", folder / "noise.csv"], "noise.csv"),
     ]
 
@@ -218,12 +229,14 @@ def test_bad_input_is_one_line_status_two_and_no_file(workshop, tmp_path):
             output = ["-o", str(tmp_path / "out.safetensors")]
         elif "--prior" not in arguments:
             arguments += ["--prior", str(tmp_path / "good.safetensors")]
-        before = {p for p in workshop.rglob("*")}
+        before = set(workshop.rglob("*"))
         result = CliRunner().invoke(main, [*arguments, *output])
         assert result.exit_code == 2, (arguments, result.output)
         lines = [s for s in result.stderr.splitlines() if s.startswith("Error: ")]
-        assert len(lines) == 1 and result.stderr.endswith(lines[0] + "\n"), result.stderr
+        assert len(lines) == 1 and result.stderr.endswith(lines[0] + "\n"), (
+            result.stderr
+        )
         assert part in lines[0], lines[0]
         assert "Traceback" not in result.output
-        written = [p for p in (tmp_path / "out").glob("*")]
-        assert not written and {p for p in workshop.rglob("*")} == before
+        written = list((tmp_path / "out").glob("*"))
+        assert not written and set(workshop.rglob("*")) == before

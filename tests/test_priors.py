@@ -234,7 +234,7 @@ def test_standardised_residual_of_a_draw_is_white():
 
 def test_importance_weighted_bound_is_the_average_over_the_latent():
     """With proposals from the prior itself it is a plain Monte Carlo average."""
-    prior = specgan(scale=5.0, encoder=True)
+    prior = specgan(scale=0.2, encoder=True)
     assert prior.encoder is not None
     score = prior.encoder.body.score
     with torch.no_grad():
@@ -256,12 +256,12 @@ def test_importance_weighted_bound_is_the_average_over_the_latent():
     with torch.no_grad():
         score.bias.zero_()
     centred = prior.heldout_nll(x, draws=600)
-    torch.testing.assert_close(shifted, centred, rtol=0, atol=0.1)
+    torch.testing.assert_close(shifted, centred, rtol=0, atol=0.15)
 
 
 def test_laplace_bound_without_an_encoder_is_close_to_importance_sampling():
-    prior = specgan(scale=3.0)
-    sampled = specgan(scale=3.0, encoder=True)
+    prior = specgan(scale=0.06)
+    sampled = specgan(scale=0.06, encoder=True)
     assert sampled.encoder is not None
     with torch.no_grad():
         sampled.encoder.body.score.weight.zero_()
@@ -440,8 +440,8 @@ def test_tangents_of_a_linear_generator_are_its_columns():
 
 
 def test_tangents_of_a_network_are_finite_differences():
-    prior = specgan(scale=10.0)
-    z, step = latents(2), 1e-2
+    prior = specgan(scale=2.0)
+    z, step = latents(2), 1e-3
     _, d_mean, d_log = decode_tangents(prior, z)
     for k in range(LATENT):
         shift = torch.zeros(LATENT)

@@ -25,7 +25,7 @@ def values(result):
 
 
 def test_one_measurement_is_taken_apart(gaussian_prior):
-    x = measurement()
+    x = measurement(seed=11)
     result = sepprior.separate(x, gaussian_prior)
     assert np.allclose(result.signal + result.noise, x)
     assert np.allclose(result.noise - LEVEL, result.residual, atol=0.2)
@@ -77,7 +77,9 @@ def test_the_gaussian_prior_is_generalised_least_squares(gaussian_prior):
     assert np.allclose(values(result), best, rtol=1e-5)
     gls = result.baselines["gls"]
     assert [p.value for p in gls.values()] == list(values(result))
-    assert np.allclose(np.sqrt(np.diag(cov)), [p.stderr for p in gls.values()], rtol=0.3)
+    assert np.allclose(
+        np.sqrt(np.diag(cov)), [p.stderr for p in gls.values()], rtol=0.3
+    )
 
 
 @pytest.mark.parametrize("length", [40, 100, 3 * WINDOW])
@@ -198,7 +200,8 @@ def test_noise_alone_is_rarely_called_a_signal(gaussian_prior):
     noise = sepprior.separate(x, gaussian_prior)
     assert noise.diagnostics["detected"].sum() < 12
     assert "no signal" in next(
-        s for s, d in zip(noise.status, noise.diagnostics["detected"], strict=True)
+        s
+        for s, d in zip(noise.status, noise.diagnostics["detected"], strict=True)
         if not d
     )
     loud = sepprior.separate(measurement(), gaussian_prior)

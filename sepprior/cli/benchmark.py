@@ -10,6 +10,7 @@ import click
 
 from sepprior import __version__
 from sepprior.cli.options import device_option, path_type, seed_option
+from sepprior.errors import SeppriorError
 
 if TYPE_CHECKING:
     import pandas
@@ -22,6 +23,19 @@ SHOWN = ["scenario", "duration", "method", "amplitude", "frequency", "phase", "b
 
 @click.command("benchmark")
 @click.option("--scenario", multiple=True, metavar="NAME", help="Only this noise.")
+@click.option(
+    "--duration",
+    multiple=True,
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help="Only windows of this length, in s.  [default: 10 and 1]",
+)
+@click.option(
+    "--prior",
+    multiple=True,
+    metavar="METHOD[:CELL]=FILE",
+    help="Use this prior, as in specgan:pump1=FILE, instead of training one.",
+)
 @click.option("--method", multiple=True, metavar="NAME", help="Only this method.")
 @click.option(
     "--trials",
@@ -44,6 +58,8 @@ SHOWN = ["scenario", "duration", "method", "amplitude", "frequency", "phase", "b
 )
 def benchmark_command(
     scenario: tuple[str, ...],
+    duration: tuple[float, ...],
+    prior: tuple[str, ...],
     method: tuple[str, ...],
     trials: int,
     device: str,
@@ -58,19 +74,28 @@ def benchmark_command(
     from sepprior.outputs import check_output_folder, whole_files
 
     check_output_folder(output)
+    files_of = _prior_files(prior)
 
     import pandas as pd
 
     from sepprior.benchmark import iterate_benchmark, summary, to_markdown
 
     pieces = iterate_benchmark(
-        scenario or None, method or None, trials=trials, seed=seed, device=device
+        scenario or None,
+        method or None,
+        duration or (10.0, 1.0),
+        trials=trials,
+        seed=seed,
+        prior_files=files_of,
+        device=device,
     )
     rows = pd.DataFrame()
     files = (output / "trials.csv", output / "summary.md")
     command = [f"--trials {trials} --seed {seed}"]
     command += [f"--scenario {shlex.quote(name)}" for name in scenario]
+    command += [f"--duration {value:g}" for value in duration]
     command += [f"--method {shlex.quote(name)}" for name in method]
+    command += [f"--prior {shlex.quote(text)}" for text in prior]
     for piece in pieces:
         rows = pd.concat([rows, piece], ignore_index=True)
         # Rewritten after every cell: an interrupted run keeps what was measured.
@@ -85,6 +110,29 @@ def benchmark_command(
     click.echo("RMS error over the bound, strong trials:\n")
     click.echo(to_markdown(pd.DataFrame(summary(rows), columns=SHOWN)))
     click.echo(f"written: {', '.join(map(str, files))}")
+
+
+def _prior_files(options: tuple[str, ...]) -> dict[str, Path]:
+    """Prior files by method, or by method and cell.
+
+    Raises:
+        SeppriorError: an option is not METHOD=FILE, or the file does not exist.
+    """
+    files = {}
+    for text in options:
+        method, separator, name = text.partition("=")
+        if not (method and separator and name):
+            raise SeppriorError(
+                f"--prior {text!r}: expected METHOD=FILE or METHOD:CELL=FILE, such as "
+                "specgan:pump1=prior.safetensors"
+            )
+        if not Path(name).is_file():
+            raise SeppriorError(
+                f"--prior {text!r}: there is no file '{name}'; train a prior with "
+                "sepprior train-noise"
+            )
+        files[method] = Path(name)
+    return files
 
 
 def _summary(rows: pandas.DataFrame, options: str) -> str:

@@ -23,6 +23,8 @@ CAUCHY_SCALE = 2.385
 MAD_TO_SD = 1.4826
 LONGEST_FREQUENCY_STEP = 0.25
 """Of the resolution 1 / T, per iteration."""
+BACKTRACK = 0.25
+"""What is left of a frequency step that went uphill."""
 
 Features = Callable[[Tensor, Tensor], Tensor]
 """(columns (Q, k, W, N), measurement indices (Q,)) -> features (Q, k, C)."""
@@ -122,9 +124,9 @@ def gauss_newton(
 ) -> Fit:
     """Minimise ``sum w (target - A s(theta))^2 / 2`` over theta.
 
-    Gauss-Newton with the frequency step limited to a quarter of the resolution and
-    kept in the band; the linear parameters are re-solved after each step (variable
-    projection; Golub and Pereyra 1973).
+    Gauss-Newton with the frequency step limited to a quarter of the resolution, kept
+    in the band and shortened where the energy would rise; the linear parameters are
+    re-solved after each step (variable projection; Golub and Pereyra 1973).
 
     Args:
         record: the measurements.
@@ -151,16 +153,33 @@ def gauss_newton(
         weighted = jacobian if w is None else jacobian * w.unsqueeze(1)
         return residual, w, weighted, weighted @ jacobian.mT
 
+    def energy_of(residual: Tensor, w: Tensor | None) -> Tensor:
+        square = residual.square()
+        return 0.5 * (square if w is None else square * w).sum(-1)
+
+    # With weights that follow the residual there is no one energy to go down.
+    monotone = not callable(weights)
+    best, best_move = theta, torch.zeros_like(theta[:, 1 + 2 * n :])
+    best_energy = torch.full_like(theta[:, 0], math.inf)
+    share = torch.ones_like(theta[:, :1])
     for _ in range(steps):
         residual, w, weighted, gram = linearise(theta)
         move = solve_normal(gram, (weighted @ residual.unsqueeze(-1)).squeeze(-1))
-        f = theta[:, 1 + 2 * n :]
-        f = f + move[:, 1 + 2 * n :].clamp(-reach, reach)
-        f = clamp_band(f, fmin, fmax)
+        move = move[:, 1 + 2 * n :].clamp(-reach, reach)
+        energy = energy_of(residual, w)
+        down = (energy <= best_energy)[:, None] | (not monotone)
+        best = torch.where(down, theta, best)
+        best_move = torch.where(down, move, best_move)
+        best_energy = torch.where(down[:, 0], energy, best_energy)
+        share = torch.where(down, 1.0, share * BACKTRACK)
+        f = clamp_band(best[:, 1 + 2 * n :] + share * best_move, fmin, fmax)
         theta = linear_fit(record, features, which, f, target, w)
     residual, w, _, gram = linearise(theta)
-    energy = 0.5 * (residual.square() if w is None else residual.square() * w).sum(-1)
-    return Fit(theta, inverse_information(gram), energy, residual)
+    up = (energy_of(residual, w) > best_energy)[:, None]
+    if monotone and bool(up.any()):
+        theta = torch.where(up, best, theta)
+        residual, w, _, gram = linearise(theta)
+    return Fit(theta, inverse_information(gram), energy_of(residual, w), residual)
 
 
 def gls_features(whitener: MaskedWhitener) -> Features:

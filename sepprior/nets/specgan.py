@@ -75,20 +75,22 @@ class Generator(nn.Module):
         rows, columns = plane.base
         widths = [width * 2**i for i in reversed(range(plane.layers))]
         self.project = nn.Linear(latent, widths[0] * rows * columns)
-        self.layers = nn.ModuleList(
+        layers = [
             nn.ConvTranspose2d(a, b, KERNEL, 2, padding=2, output_padding=1)
             for a, b in zip(widths, [*widths[1:], channels], strict=True)
-        )
+        ]
+        self.layers = nn.ModuleList(layers)
         # An output sample of a stride-2 transposed convolution sums a quarter of the
         # kernel's taps (He et al. 2015, section 2.2, with that fan-in): the default
         # counts all of them and lets z fade away over the layers.
         with torch.no_grad():
             self.project.weight.normal_(0.0, latent**-0.5)
             self.project.bias.zero_()
-            for layer in self.layers:
+            for layer in layers:
                 fan_in = layer.in_channels * KERNEL**2 / 4
                 layer.weight.normal_(0.0, math.sqrt(2.0 / fan_in))
-                layer.bias.zero_()
+                if layer.bias is not None:
+                    layer.bias.zero_()
 
     def forward(self, z: Tensor) -> Tensor:
         """Planes of shape (B, C, F, T)."""
