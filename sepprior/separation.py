@@ -32,6 +32,8 @@ BATCH_WINDOWS = 256
 """Windows worked on at a time; memory is bounded by it."""
 GAIN_SIGMAS = 2.0
 """Standard errors by which a prior's held-out likelihood must beat the Gaussian's."""
+FOREIGN = 1e-4
+"""Probability of unchanged noise below which the prior is not used at all."""
 NO_DETECTION = 0.01
 """False-alarm probability above which a signal counts as not detected."""
 BOUND_MARGIN = 1e-6
@@ -246,12 +248,18 @@ def _describe(
     table = prior.metadata.get("calibration")
     gls = _interval(outcome.gls, record, "gls", table, prior.window)
     robust = _interval(outcome.robust, record, "robust", table, prior.window)
+    novelty_p = novelty.false_alarm_probability(
+        prior.metadata.get("novelty"),
+        outcome.gls_white.view_as(record.x),
+        record.present,
+    )
     chosen, theta = gls, outcome.gls.theta
     raw = outcome.gls.covariance
     used = torch.zeros(len(record.x), dtype=torch.bool, device=record.x.device)
     if outcome.joint is not None:
         joint = _interval(outcome.joint, record, "joint", table, prior.window)
-        used = outcome.evidence > 0
+        # Noise that is plainly not the prior's has no use for what the prior learned.
+        used = (outcome.evidence > 0) & ~(novelty_p < FOREIGN)
         if isinstance(prior, PlainPrior):
             used = torch.ones_like(used)
         chosen = tuple(_pick(used, a, b) for a, b in zip(joint, gls, strict=True))
@@ -264,11 +272,6 @@ def _describe(
     coherent = outcome.coherent * used[:, None, None]
     n_present = record.present.flatten(1).sum(-1)
     freedom = (n_present - theta.shape[1]).clamp_min(1)
-    novelty_p = novelty.false_alarm_probability(
-        prior.metadata.get("novelty"),
-        outcome.gls_white.view_as(record.x),
-        record.present,
-    )
     assert outcome.periodogram is not None
     gain = outcome.periodogram.gain
     independent = 2.0 * record.duration * (fmax - fmin) + 1.0
@@ -419,6 +422,8 @@ def _status(prior: Prior, facts: dict[str, Any], tried: bool) -> str:
         notes.append("not fully converged: compare with more starts")
     if prior.n_latent and not tried:
         notes.append("GLS answer: on held-out noise the prior adds nothing to it")
+    elif tried and facts["method"] == "gls" and facts["noise_change_p"] < FOREIGN:
+        notes.append("GLS answer: the prior does not describe this noise")
     elif tried and facts["method"] == "gls":
         notes.append("GLS answer: more probable here than the joint optimum")
     return "; ".join(["ok" if not notes else notes[0], *notes[1:]])

@@ -193,6 +193,16 @@ def test_changed_noise_is_flagged(gaussian_prior):
     assert same.diagnostics["out_of_distribution"].sum() < 5
 
 
+def test_a_prior_is_not_used_on_noise_that_is_plainly_foreign(specgan_prior):
+    prior = learned(specgan_prior)
+    x = np.stack([measurement(seed=s) for s in range(4)])
+    t = np.arange(WINDOW) / SAMPLE_RATE
+    foreign = x + 8.0 * np.sin(2 * np.pi * 45.0 * t) * np.cos(40 * t)
+    result = sepprior.separate(foreign, prior)
+    assert set(result.diagnostics["method"]) == {"gls"}
+    assert all("does not describe this noise" in s for s in result.status)
+
+
 @pytest.mark.statistical
 def test_noise_alone_is_rarely_called_a_signal(gaussian_prior):
     """300 records at a 1 % false-alarm rate: 12 or more has probability 1e-4."""
