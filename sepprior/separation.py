@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import numpy as np
@@ -11,9 +10,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from sepprior import signals
+from sepprior.arguments import check_options, checked_band, checked_measurements
 from sepprior.checkpoint import resolve_device
-from sepprior.data import MIN_SAMPLES
-from sepprior.errors import SeppriorError
 from sepprior.formatting import units_of
 from sepprior.inference import calibration, novelty
 from sepprior.inference.pipeline import (
@@ -86,11 +84,11 @@ def separate(
     """
     if device is not None:
         prior = prior.to(resolve_device(device))
-    single, data = _checked(x)
+    single, data = checked_measurements(x)
     rate = float(prior.sample_rate if sample_rate is None else sample_rate)
     check_sample_rate(rate, prior.sample_rate, subject="x")
-    low, high = _checked_band(fmin, fmax, rate, data.shape[1])
-    _check_options(components, objective, starts, len(data))
+    low, high = checked_band(fmin, fmax, rate, data.shape[1])
+    check_options(components, objective, starts, len(data))
     if objective == "plain":
         prior = PlainPrior(prior)
     count = components
@@ -125,82 +123,6 @@ def separate(
         )
         parts.append(_describe(prior, outcome, fmin=low, fmax=high))
     return _assemble(parts, data, prior, rate, int(count), single)
-
-
-# -- checks ----------------------------------------------------------------------------
-
-
-def _checked(x: ArrayLike | Tensor) -> tuple[bool, np.ndarray]:
-    """Measurements as (B, N) float64, and whether there was a single one."""
-    raw = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
-    if raw.dtype.kind not in "fiub":
-        raise SeppriorError(
-            f"x holds values of type {raw.dtype}; give real numbers (N,) or (B, N)"
-        )
-    if raw.ndim not in (1, 2):
-        raise SeppriorError(
-            f"x has shape {raw.shape}; give one measurement (N,) or a batch (B, N)"
-        )
-    data = np.atleast_2d(raw).astype(np.float64)
-    if not len(data):
-        raise SeppriorError(f"x has shape {raw.shape}: no measurement; give at least 1")
-    for index, row in enumerate(data):
-        name = "x" if raw.ndim == 1 else f"measurement {index} of x"
-        _check_row(row, name)
-    return raw.ndim == 1, data
-
-
-def _check_row(row: np.ndarray, name: str) -> None:
-    infinite = np.isinf(row)
-    if infinite.any():
-        raise SeppriorError(
-            f"{name} has {infinite.sum()} infinite values, the first at sample "
-            f"{int(infinite.argmax())}; mark missing samples with NaN"
-        )
-    present = row[~np.isnan(row)]
-    if len(present) < MIN_SAMPLES:
-        raise SeppriorError(
-            f"{name} has {len(present)} samples that are not NaN; "
-            f"at least {MIN_SAMPLES} are needed"
-        )
-    if present.min() == present.max():
-        raise SeppriorError(
-            f"{name} is constant ({present[0]:.6g}): there is nothing to separate; "
-            "check the column and the instrument"
-        )
-
-
-def _checked_band(
-    fmin: float | None, fmax: float | None, rate: float, n: int
-) -> tuple[float, float]:
-    nyquist = 0.5 * rate
-    low = rate / n if fmin is None else float(fmin)
-    high = nyquist * (1.0 - 1.0 / n) if fmax is None else float(fmax)
-    if not (0.0 < low < high < nyquist) or not math.isfinite(low + high):
-        raise SeppriorError(
-            f"the band {low:.6g} to {high:.6g} Hz cannot be searched: give 0 < fmin < "
-            f"fmax < {nyquist:.6g} Hz, half the sample rate"
-        )
-    return low, high
-
-
-def _check_options(
-    components: int | str, objective: str, starts: int | None, n: int
-) -> None:
-    if components == "auto":
-        if n > 1:
-            raise SeppriorError(
-                f"components='auto' chooses for one measurement, {n} were given; "
-                "call separate for each, or give the number of sinusoids"
-            )
-    elif not isinstance(components, int) or components < 1:
-        raise SeppriorError(
-            f"components={components!r}: give a positive integer or 'auto'"
-        )
-    if objective not in ("joint", "plain"):
-        raise SeppriorError(f"objective={objective!r}: give 'joint' or 'plain'")
-    if starts is not None and starts < 1:
-        raise SeppriorError(f"starts={starts!r}: give a positive integer")
 
 
 def _prior_adds(prior: Prior) -> bool:

@@ -1,0 +1,87 @@
+"""What `separate` is called with: checked before anything is computed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from sepprior.data import MIN_SAMPLES
+from sepprior.errors import SeppriorError
+
+
+def checked_measurements(x: ArrayLike | Tensor) -> tuple[bool, np.ndarray]:
+    """Measurements as (B, N) float64, and whether there was a single one."""
+    raw = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    if raw.dtype.kind not in "fiub":
+        raise SeppriorError(
+            f"x holds values of type {raw.dtype}; give real numbers (N,) or (B, N)"
+        )
+    if raw.ndim not in (1, 2):
+        raise SeppriorError(
+            f"x has shape {raw.shape}; give one measurement (N,) or a batch (B, N)"
+        )
+    data = np.atleast_2d(raw).astype(np.float64)
+    if not len(data):
+        raise SeppriorError(f"x has shape {raw.shape}: no measurement; give at least 1")
+    for index, row in enumerate(data):
+        name = "x" if raw.ndim == 1 else f"measurement {index} of x"
+        _check_row(row, name)
+    return raw.ndim == 1, data
+
+
+def _check_row(row: np.ndarray, name: str) -> None:
+    infinite = np.isinf(row)
+    if infinite.any():
+        raise SeppriorError(
+            f"{name} has {infinite.sum()} infinite values, the first at sample "
+            f"{int(infinite.argmax())}; mark missing samples with NaN"
+        )
+    present = row[~np.isnan(row)]
+    if len(present) < MIN_SAMPLES:
+        raise SeppriorError(
+            f"{name} has {len(present)} samples that are not NaN; "
+            f"at least {MIN_SAMPLES} are needed"
+        )
+    if present.min() == present.max():
+        raise SeppriorError(
+            f"{name} is constant ({present[0]:.6g}): there is nothing to separate; "
+            "check the column and the instrument"
+        )
+
+
+def checked_band(
+    fmin: float | None, fmax: float | None, rate: float, n: int
+) -> tuple[float, float]:
+    """The band searched, Hz, with its defaults filled in; `n` samples at `rate`."""
+    nyquist = 0.5 * rate
+    low = rate / n if fmin is None else float(fmin)
+    high = nyquist * (1.0 - 1.0 / n) if fmax is None else float(fmax)
+    if not (0.0 < low < high < nyquist) or not math.isfinite(low + high):
+        raise SeppriorError(
+            f"the band {low:.6g} to {high:.6g} Hz cannot be searched: give 0 < fmin < "
+            f"fmax < {nyquist:.6g} Hz, half the sample rate"
+        )
+    return low, high
+
+
+def check_options(
+    components: int | str, objective: str, starts: int | None, n: int
+) -> None:
+    """Refuse options that cannot be used with `n` measurements."""
+    if components == "auto":
+        if n > 1:
+            raise SeppriorError(
+                f"components='auto' chooses for one measurement, {n} were given; "
+                "call separate for each, or give the number of sinusoids"
+            )
+    elif not isinstance(components, int) or components < 1:
+        raise SeppriorError(
+            f"components={components!r}: give a positive integer or 'auto'"
+        )
+    if objective not in ("joint", "plain"):
+        raise SeppriorError(f"objective={objective!r}: give 'joint' or 'plain'")
+    if starts is not None and starts < 1:
+        raise SeppriorError(f"starts={starts!r}: give a positive integer")
