@@ -63,18 +63,18 @@ def errors_of(fit, truth):
 
 @pytest.mark.parametrize(("name", "T"), CELLS)
 def test_record_has_the_true_autocovariance(name, T):
-    """100 200 samples in 20 blocks; the true mean is zero, so nothing is centred.
+    """17 runs of 6000 samples; the true mean is zero, so nothing is centred.
 
-    P(|t| > 6) = 9e-6 per lag with 19 degrees of freedom. A strictly periodic component
-    has hardly any scatter between blocks, hence the floor for a block's ends.
+    P(|t| > 6) = 2e-5 per lag with 16 degrees of freedom. A strictly periodic component
+    has hardly any scatter between runs, hence the floor for a run's ends.
     """
-    blocks = noise_record(name, T, 334, seed=11).reshape(20, -1)
+    blocks = np.stack(noise_record(name, T, 340, seed=11))
     truth = true_autocovariance(cell(name, T))
     assert truth.shape == (300,)
     n = blocks.shape[1]
     for lag in (0, 1, 2, 5, 11, 30, 60, 120, 240, 299):
         found = np.mean(blocks[:, : n - lag] * blocks[:, lag:], axis=1)
-        stderr = found.std(ddof=1) / np.sqrt(20)
+        stderr = found.std(ddof=1) / np.sqrt(17)
         assert abs(found.mean() - truth[lag]) < 6 * stderr + 2e-3 * truth[0]
 
 
@@ -145,7 +145,7 @@ def test_kurtosis(name, low, high):
 
     For white noise the standard error is sqrt(24 / n) = 0.009.
     """
-    assert low < kurtosis(noise_record(name, 10.0, 1000, seed=5)) < high
+    assert low < kurtosis(np.concatenate(noise_record(name, 10.0, 1000, seed=5))) < high
 
 
 @pytest.mark.statistical
@@ -246,16 +246,35 @@ def test_trials_are_the_signal_plus_noise_and_fixed_by_their_key():
         assert not np.isclose(other.truth["frequency"], trials.truth["frequency"]).any()
 
 
-def test_short_record_is_the_beginning_of_the_long_one():
+def test_record_is_made_of_runs_and_a_short_one_is_its_beginning():
     long = noise_record("pink", 10.0, 1000, seed=1)
-    assert long.shape == (300_000,)
-    assert np.array_equal(noise_record("pink", 10.0, 20, seed=1), long[:6000])
+    assert [run.shape for run in long] == [(6000,)] * 50
+    (first,) = noise_record("pink", 10.0, 20, seed=1)
+    assert np.array_equal(first, long[0])
+    short = noise_record("pink", 10.0, 25, seed=1)
+    assert [run.size for run in short] == [6000, 1500]
+    assert np.array_equal(short[1], long[1][:1500])
+
+
+def test_phases_are_drawn_anew_in_every_run():
+    """The relative phase of the two hum lines is uniform over runs, not one value.
+
+    Rayleigh's statistic of 50 uniform angles exceeds 0.4 with probability 3e-4.
+    """
+    time = np.arange(6000) / 300
+    relative = []
+    for run in noise_record("bursts", 1.0, 1000, seed=2):
+        low, high = (
+            np.sum(run * np.exp(-2j * np.pi * f * time)) for f, _ in recipe.HUM
+        )
+        relative.append(np.exp(1j * (np.angle(high) - 2 * np.angle(low))))
+    assert np.abs(np.mean(relative)) < 0.4
 
 
 def test_recorded_noise_never_shares_samples_between_record_and_trials():
     ramp = np.arange(3000.0)
     scenario = recorded_scenario("ramp", ramp)
-    record = noise_record(scenario, 10.0, 1000)
+    (record,) = noise_record(scenario, 10.0, 1000)
     trials = make_trials(scenario, 10.0, 50)
     assert record.max() < trials.noise.min()
     assert np.allclose(np.diff(trials.noise), 1)
@@ -348,10 +367,22 @@ def test_autocovariance_is_the_biased_sum():
     x = np.random.default_rng(0).normal(3.0, 1.0, 50)
     y = x - x.mean()
     expected = [np.dot(y[: 50 - k], y[k:]) / 50 for k in range(10)]
-    assert autocovariance(x, 10) == pytest.approx(np.array(expected))
-    np.linalg.cholesky(toeplitz(autocovariance(x, 49)))
+    assert autocovariance([x], 10) == pytest.approx(np.array(expected))
+    np.linalg.cholesky(toeplitz(autocovariance([x], 49)))
     with pytest.raises(SeppriorError, match="more than 50"):
-        autocovariance(x, 50)
+        autocovariance([x], 50)
+
+
+def test_autocovariance_pools_runs_and_crosses_no_end():
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(1.0, 1.0, 30), rng.normal(1.0, 1.0, 70)
+    both = np.concatenate([a, b])
+    ya, yb = a - both.mean(), b - both.mean()
+    expected = [(ya[: 30 - k] @ ya[k:] + yb[: 70 - k] @ yb[k:]) / 100 for k in range(9)]
+    assert autocovariance([a, b], 9) == pytest.approx(np.array(expected))
+    assert autocovariance([both], 9)[1:] != pytest.approx(np.array(expected[1:]))
+    with pytest.raises(SeppriorError, match="more than 30"):
+        autocovariance([a, b], 30)
 
 
 def test_wrap_keeps_pi_and_not_minus_pi():
@@ -611,7 +642,9 @@ def test_run_with_a_prior_trains_once_and_uses_its_cache(monkeypatch, tmp_path):
     trained, loaded = [], []
 
     def train(record, sample_rate, recipe, device):
-        trained.append((record.shape, sample_rate, recipe.model, device))
+        trained.append(
+            ([len(run) for run in record], sample_rate, recipe.model, device)
+        )
         return "prior"
 
     def save(prior, path):
@@ -630,7 +663,7 @@ def test_run_with_a_prior_trains_once_and_uses_its_cache(monkeypatch, tmp_path):
     options = {"trials": 3, "cache_dir": tmp_path / "cache", "device": "cpu"}
     rows = run_benchmark(["pink"], ["gaussian"], (1.0,), **options)
     assert rows["method"].unique().tolist() == ["gaussian", "gaussian:gls"]
-    assert trained == [((300_000,), 300.0, "gaussian", "cpu")] and len(loaded) == 1
+    assert trained == [([6000] * 50, 300.0, "gaussian", "cpu")] and len(loaded) == 1
     assert (rows["frequency"] == rows["frequency_true"]).all()
     assert np.allclose(rows["bias_high"] - rows["bias"], 0.3)
     assert rows["status"].tolist() == ["converged"] * 3 + [""] * 3
@@ -639,13 +672,16 @@ def test_run_with_a_prior_trains_once_and_uses_its_cache(monkeypatch, tmp_path):
     assert len(trained) == 1 and len(loaded) == 2 and loaded[0] == loaded[1]
     run_benchmark(["pink"], ["gaussian"], (1.0,), seed=1, **options)
     assert len(trained) == 2  # another record
+    seeds = run_benchmark(["pink"], ["gaussian"], (1.0,), train_seeds=(0, 5), **options)
+    assert len(trained) == 3  # the first seed is in the cache
+    assert seeds["method"].unique().tolist()[::2] == ["gaussian@0", "gaussian@5"]
 
     file = tmp_path / "mine.safetensors"
     file.write_text("other prior")
     run_benchmark(
         ["pink"], ["mine"], (1.0,), prior_files={"mine:pink1": file}, **options
     )
-    assert loaded[-1] == "mine.safetensors" and len(trained) == 2
+    assert loaded[-1] == "mine.safetensors" and len(trained) == 3
     with pytest.raises(
         SeppriorError, match="no prior for method 'mine' in cell white1"
     ):

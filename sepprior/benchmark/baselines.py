@@ -13,6 +13,7 @@ with a value and a standard error per measurement. Amplitudes are >= 0, phases i
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -63,35 +64,49 @@ def wrap(phase: Array) -> Array:
 # --- the noise ----------------------------------------------------------------------
 
 
-def autocovariance(record: Array, n_lags: int) -> Array:
-    """Biased estimate ``r_k = sum_t y_t y_{t+k} / M``, y the record less its mean.
+def autocovariance(runs: Sequence[Array], n_lags: int) -> Array:
+    """Biased estimate ``r_k = sum_i sum_t y_it y_i,t+k / M``, pooled over runs.
 
-    The divisor M, not M - k, keeps the Toeplitz matrix positive definite.
+    y are the M samples of all runs less their common mean; no product crosses the end
+    of a run. The divisor M, not the number of products, keeps the Toeplitz matrix
+    positive definite.
 
     Args:
-        record: (M,) noise, M > n_lags.
+        runs: Noise-only runs, each (M_i,) with M_i > n_lags.
         n_lags: Number of lags, from 0.
 
     Returns:
         (n_lags,)
 
     Raises:
-        SeppriorError: The record is not longer than `n_lags`.
+        SeppriorError: There is no run, or one is not longer than `n_lags`.
     """
-    record = np.asarray(record, dtype=np.float64)
-    if record.ndim != 1 or record.size <= n_lags:
+    series = [np.asarray(run, dtype=np.float64) for run in runs]
+    short = [run.shape for run in series if run.ndim != 1 or run.size <= n_lags]
+    if short or not series:
         raise SeppriorError(
-            f"noise record of shape {record.shape}: expected one series of more than "
+            f"noise-only runs of shape {short or 'none'}: expected series of more than "
             f"{n_lags} samples"
         )
-    centred = record - record.mean()
-    power = np.abs(np.fft.rfft(centred, 2 * record.size)) ** 2
-    return np.fft.irfft(power)[:n_lags] / record.size
+    n_samples = sum(run.size for run in series)
+    mean = sum(float(run.sum()) for run in series) / n_samples
+    products = np.zeros(n_lags)
+    for run in series:
+        power = np.abs(np.fft.rfft(run - mean, 2 * run.size)) ** 2
+        products += np.fft.irfft(power)[:n_lags]
+    return products / n_samples
 
 
-def record_covariance(record: Array, window: int) -> Array:
-    """Toeplitz covariance of a window, (window, window), from a noise record."""
-    return toeplitz(autocovariance(record, window))
+def record_covariance(runs: Sequence[Array], window: int) -> Array:
+    """Toeplitz covariance of a window, (window, window), from noise-only runs."""
+    return toeplitz(autocovariance(runs, window))
+
+
+def record_windows(runs: Sequence[Array], window: int) -> Array:
+    """Consecutive windows of the runs less their common mean, (n, window)."""
+    mean = np.concatenate(list(runs)).mean()
+    cut = [run[: run.size // window * window].reshape(-1, window) for run in runs]
+    return np.concatenate(cut) - mean
 
 
 def _whitener(covariance: Array) -> Array:
@@ -250,7 +265,12 @@ def _fit_one(
 
 
 def cauchy_scipy(
-    x: Array, record: Array, *, sample_rate: float, fmin: float, fmax: float
+    x: Array,
+    runs: Sequence[Array],
+    *,
+    sample_rate: float,
+    fmin: float,
+    fmax: float,
 ) -> dict[str, Estimate]:
     """Robust fit: Cauchy loss on the whitened residual, started from `gls_scipy`.
 
@@ -265,16 +285,15 @@ def cauchy_scipy(
 
     Args:
         x: (n, N) measurements.
-        record: (M,) noise-only record.
+        runs: Noise-only runs, each (M_i,).
         sample_rate: Samples per second.
         fmin: Lowest frequency in Hz.
         fmax: Highest frequency in Hz.
     """
     n_samples = x.shape[1]
-    covariance = record_covariance(record, n_samples)
+    covariance = record_covariance(runs, n_samples)
     whitener = _whitener(covariance)
-    windows = record[: record.size // n_samples * n_samples].reshape(-1, n_samples)
-    white = (windows - record.mean()) @ whitener.T
+    white = record_windows(runs, n_samples) @ whitener.T
     scale = 1.4826 * float(np.median(np.abs(white)))
     weight = 1 / (1 + (white / scale) ** 2)
     slope = (1 - (white / scale) ** 2) * weight**2

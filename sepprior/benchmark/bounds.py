@@ -24,6 +24,7 @@ from sepprior.benchmark.scenarios import (
     WINDOW,
     Cell,
     Trials,
+    draw_runs,
     noise_record,
 )
 
@@ -55,15 +56,16 @@ def true_autocovariance(cell: Cell, *, without: tuple[str, ...] = ()) -> Array:
     return total
 
 
-def _simulation(cell: Cell, without: tuple[str, ...]) -> Array:
+def _simulation(cell: Cell, without: tuple[str, ...]) -> list[Array]:
     if cell.scenario.record_noise is not None:
         return noise_record(cell.scenario, cell.duration, RECORD_WINDOWS)
-    parts = cell.scenario.parts(
-        np.random.default_rng(SIMULATION_SEED),
-        RECORD_WINDOWS * WINDOW,
-        cell.sample_rate,
-    )
-    return recipe.total({k: part for k, part in parts.items() if k not in without})
+
+    def rest(rng: np.random.Generator, n_samples: int, sample_rate: float) -> Array:
+        parts = cell.scenario.parts(rng, n_samples, sample_rate)
+        return recipe.total({k: part for k, part in parts.items() if k not in without})
+
+    key = np.random.SeedSequence(SIMULATION_SEED)
+    return draw_runs(rest, key, RECORD_WINDOWS, cell.sample_rate)
 
 
 def true_covariance(cell: Cell, *, without: tuple[str, ...] = ()) -> Array:

@@ -1,8 +1,8 @@
 """Run methods on the cells of the benchmark and tabulate the scores.
 
-All methods of a cell see the same trials. The classical ones get a noise-only record
-of 20 windows, a learned prior one of 1000 windows; the first is the beginning of the
-second. The result is a long table with one row per trial and method:
+All methods of a cell see the same trials. The classical ones get one noise-only run of
+20 windows, a learned prior 50 such runs; the first is among them. The result is a long
+table with one row per trial and method:
 
 `scenario`, `duration` (s), `method`, `trial`; for every parameter the estimate
 (`frequency`), `frequency_true`, `frequency_stderr`, the ends of the 95 % interval
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,8 +53,10 @@ if TYPE_CHECKING:
     from sepprior.priors.base import Prior
     from sepprior.result import Parameter
 
+Runs = Sequence[Array]
+
 CLASSICAL_WINDOWS = 20
-"""Windows of the noise-only record for the classical methods."""
+"""Windows of the noise-only record for the classical methods: its first run."""
 
 RECIPES: Mapping[str, NoiseConfig] = {
     "gaussian": GaussianConfig(window=WINDOW),
@@ -65,51 +68,51 @@ RECIPES: Mapping[str, NoiseConfig] = {
 # --- the classical methods ----------------------------------------------------------
 
 
-def _curve_fit(trials: Trials, record: Array) -> dict[str, Estimate]:
-    del record
+def _curve_fit(trials: Trials, runs: Runs) -> dict[str, Estimate]:
+    del runs
     return curve_fit_plain(
         trials.x, sample_rate=trials.sample_rate, fmin=trials.fmin, fmax=trials.fmax
     )
 
 
-def _gls(trials: Trials, record: Array) -> dict[str, Estimate]:
+def _gls(trials: Trials, runs: Runs) -> dict[str, Estimate]:
     return gls_scipy(
         trials.x,
-        record_covariance(record, trials.x.shape[1]),
+        record_covariance(runs, trials.x.shape[1]),
         sample_rate=trials.sample_rate,
         fmin=trials.fmin,
         fmax=trials.fmax,
     )
 
 
-def _cauchy(trials: Trials, record: Array) -> dict[str, Estimate]:
+def _cauchy(trials: Trials, runs: Runs) -> dict[str, Estimate]:
     return cauchy_scipy(
         trials.x,
-        record,
+        runs,
         sample_rate=trials.sample_rate,
         fmin=trials.fmin,
         fmax=trials.fmax,
     )
 
 
-def _gls_true(trials: Trials, record: Array) -> dict[str, Estimate]:
-    del record
+def _gls_true(trials: Trials, runs: Runs) -> dict[str, Estimate]:
+    del runs
     return gls_true(trials)
 
 
-def _oracle(trials: Trials, record: Array) -> dict[str, Estimate]:
-    del record
+def _oracle(trials: Trials, runs: Runs) -> dict[str, Estimate]:
+    del runs
     return oracle(trials)
 
 
-CLASSICAL: Mapping[str, Callable[[Trials, Array], dict[str, Estimate]]] = {
+CLASSICAL: Mapping[str, Callable[[Trials, Runs], dict[str, Estimate]]] = {
     "curve_fit": _curve_fit,
     "gls_scipy": _gls,
     "cauchy_scipy": _cauchy,
     "gls_true": _gls_true,
     "oracle": _oracle,
 }
-"""Methods that need no prior: ``(trials, record of 20 windows) -> estimates``."""
+"""Methods that need no prior: ``(trials, runs of 20 windows) -> estimates``."""
 
 METHODS = (*CLASSICAL, *RECIPES)
 """Every method, in the order of the tables."""
@@ -127,6 +130,7 @@ def run_benchmark(
     *,
     prior_files: Mapping[str, str | Path] | None = None,
     recipes: Mapping[str, NoiseConfig] | None = None,
+    train_seeds: Sequence[int] = (0,),
     cache_dir: str | Path | None = None,
     device: str = "auto",
 ) -> pd.DataFrame:
@@ -139,6 +143,7 @@ def run_benchmark(
         seed,
         prior_files=prior_files,
         recipes=recipes,
+        train_seeds=train_seeds,
         cache_dir=cache_dir,
         device=device,
     )
@@ -154,6 +159,7 @@ def iterate_benchmark(
     *,
     prior_files: Mapping[str, str | Path] | None = None,
     recipes: Mapping[str, NoiseConfig] | None = None,
+    train_seeds: Sequence[int] = (0,),
     cache_dir: str | Path | None = None,
     device: str = "auto",
 ) -> Iterator[pd.DataFrame]:
@@ -173,6 +179,8 @@ def iterate_benchmark(
             (``"specgan"``), or by method and cell (``"specgan:pink10"``).
         recipes: Further training recipes by method name, or other ones for the names in
             `RECIPES`.
+        train_seeds: Seeds of the training, each with a prior of its own on the same
+            record; when there are several, method ``m`` appears as ``m@seed``.
         cache_dir: Where trained priors are kept; by default the user's cache folder.
         device: "auto", "cpu" or "cuda".
 
@@ -194,8 +202,9 @@ def iterate_benchmark(
     names = SCENARIOS if scenarios is None else scenarios
     cells = [cell(name, duration) for name in names for duration in durations]
     folder = trained.cache_folder() if cache_dir is None else Path(cache_dir)
+    seeds = tuple(train_seeds)
     return _run_cells(
-        cells, methods, trials, seed, prior_files, recipes, folder, device
+        cells, methods, trials, seed, prior_files, recipes, seeds, folder, device
     )
 
 
@@ -206,6 +215,7 @@ def _run_cells(
     seed: int,
     prior_files: Mapping[str, str | Path],
     recipes: Mapping[str, NoiseConfig],
+    train_seeds: tuple[int, ...],
     folder: Path,
     device: str,
 ) -> Iterator[pd.DataFrame]:
@@ -214,22 +224,25 @@ def _run_cells(
         bounds = trial_bounds(trials)
         for method in methods:
             path = prior_files.get(f"{method}:{this.label}", prior_files.get(method))
-            if path is None and method in CLASSICAL:
+            if path is not None:
+                prior = trained.load(Path(path), device)
+                fits = _run_prior(method, prior, float("nan"), trials, device)
+            elif method in CLASSICAL:
                 fits = _run_classical(method, trials, seed)
+            elif method in recipes:
+                fits = []
+                for train_seed in train_seeds:
+                    recipe = replace(recipes[method], seed=train_seed)
+                    prior, seconds = trained.cached_prior(
+                        this, recipe, seed, folder, device
+                    )
+                    label = f"{method}@{train_seed}" if train_seeds[1:] else method
+                    fits += _run_prior(label, prior, seconds, trials, device)
             else:
-                if path is None and method not in recipes:
-                    raise SeppriorError(
-                        f"no prior for method {method!r} in cell {this.label}: add "
-                        f"{method + ':' + this.label!r} to the prior files"
-                    )
-                prior, training_seconds = (
-                    (trained.load(Path(path), device), float("nan"))
-                    if path is not None
-                    else trained.cached_prior(
-                        this, recipes[method], seed, folder, device
-                    )
+                raise SeppriorError(
+                    f"no prior for method {method!r} in cell {this.label}: add "
+                    f"{method + ':' + this.label!r} to the prior files"
                 )
-                fits = _run_prior(method, prior, training_seconds, trials, device)
             for fit in fits:
                 yield _rows(fit, trials, bounds)
 
@@ -248,12 +261,12 @@ class _Fit(NamedTuple):
 
 def _run_classical(method: str, trials: Trials, seed: int) -> list[_Fit]:
     this = trials.cell
-    record = noise_record(this.scenario, this.duration, CLASSICAL_WINDOWS, seed)
+    runs = noise_record(this.scenario, this.duration, CLASSICAL_WINDOWS, seed)
     fit = CLASSICAL[method]
     start = time.perf_counter()
-    estimates = fit(trials, record)
+    estimates = fit(trials, runs)
     middle = time.perf_counter()
-    fit(trials.first(1), record)
+    fit(trials.first(1), runs)
     end = time.perf_counter()
     return [
         _Fit(

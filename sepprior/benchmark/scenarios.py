@@ -41,7 +41,9 @@ NoiseFunction = Callable[[np.random.Generator, int, float], Array]
 ComponentsFunction = Callable[[np.random.Generator, int, float], dict[str, Array]]
 
 RECORD_WINDOWS = 1000
-"""Windows in the training record; a shorter record is its beginning."""
+"""Windows in the whole noise-only record; a shorter record is its beginning."""
+RUN_WINDOWS = 20
+"""Windows of one run of the record: the instrument is recorded 50 times."""
 FMIN, FMAX = 0.8, 2.5
 """Search band in Hz, the same for every method."""
 PARAMETERS = ("amplitude", "frequency", "phase", "bias")
@@ -56,8 +58,8 @@ class Scenario:
         noise: ``(rng, n_samples, sample_rate) -> (n_samples,)``.
         components: The same noise in parts, or None when it has only one.
         known: Names of the components that an oracle is told.
-        record_noise: Where the noise-only training record comes from, when that is not
-            `noise`.
+        record_noise: Where the noise-only record comes from, when that is not `noise`:
+            one continuous series.
     """
 
     name: str
@@ -266,14 +268,39 @@ def make_trials(
 
 def noise_record(
     scenario: str | Scenario, T: float, n_windows: int, seed: int = 0
-) -> Array:
-    """One continuous noise-only record of `n_windows` windows, (n_windows * 300,).
+) -> list[Array]:
+    """The noise-only record of a cell: separate runs of 20 windows each.
 
-    A record of up to 1000 windows is the beginning of the same 1000-window record.
+    Every run is drawn with a key of its own, so that what is random between
+    measurements (the phases of the hum, of the pump) is random between runs as well;
+    one long run would show a single value of it and let a learned prior take that for a
+    law. A shorter record is the beginning of a longer one: 20 windows are its first
+    run. The record of a scenario with `record_noise` is what was recorded, one run.
+
+    Returns:
+        The runs, each (6000,) but for the last one; `n_windows` windows in all, fewer
+        when no more was recorded.
     """
     this = cell(scenario, T)
     record_key, _, _ = _streams(this, seed)
-    draw = this.scenario.record_noise or this.scenario.noise
-    length = WINDOW * max(n_windows, RECORD_WINDOWS)
-    record = draw(np.random.default_rng(record_key), length, this.sample_rate)
-    return record[: WINDOW * n_windows]
+    recorded = this.scenario.record_noise
+    if recorded is not None:
+        rng = np.random.default_rng(record_key)
+        return [recorded(rng, WINDOW * n_windows, this.sample_rate)]
+    return draw_runs(this.scenario.noise, record_key, n_windows, this.sample_rate)
+
+
+def draw_runs(
+    noise: NoiseFunction,
+    key: np.random.SeedSequence,
+    n_windows: int,
+    sample_rate: float,
+) -> list[Array]:
+    """Independent runs of up to 20 windows, `n_windows` in all."""
+    n_runs = -(-n_windows // RUN_WINDOWS)
+    runs = [
+        noise(np.random.default_rng(child), WINDOW * RUN_WINDOWS, sample_rate)
+        for child in key.spawn(n_runs)
+    ]
+    runs[-1] = runs[-1][: WINDOW * (n_windows - RUN_WINDOWS * (n_runs - 1))]
+    return runs

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 import sepprior
 from sepprior.benchmark.noise import Array
 from sepprior.benchmark.scenarios import RECORD_WINDOWS, Cell, Trials, noise_record
@@ -37,11 +39,13 @@ def separate_trials(trials: Trials, prior: Prior, device: str) -> Separation:
     )
 
 
-def train(record: Array, sample_rate: float, recipe: NoiseConfig, device: str) -> Prior:
+def train(
+    runs: list[Array], sample_rate: float, recipe: NoiseConfig, device: str
+) -> Prior:
     """The one place where the benchmark trains a prior."""
     from sepprior.training import train_noise
 
-    return train_noise(record, sample_rate=sample_rate, config=recipe, device=device)
+    return train_noise(runs, sample_rate=sample_rate, config=recipe, device=device)
 
 
 def load(path: Path, device: str) -> Prior:
@@ -68,7 +72,7 @@ def cached_prior(
     Returns:
         The prior, and how many seconds its training took.
     """
-    record = noise_record(this.scenario, this.duration, RECORD_WINDOWS, seed)
+    runs = noise_record(this.scenario, this.duration, RECORD_WINDOWS, seed)
     key = json.dumps(
         {
             "recipe": config_to_dict(recipe),
@@ -77,12 +81,14 @@ def cached_prior(
         },
         sort_keys=True,
     )
-    digest = hashlib.sha256(key.encode() + record.tobytes()).hexdigest()[:16]
+    digest = hashlib.sha256(key.encode() + np.concatenate(runs).tobytes()).hexdigest()[
+        :16
+    ]
     path = folder / f"{recipe.model}-{this.label}-{digest}.safetensors"
     note = path.with_suffix(".json")
     if not (path.exists() and note.exists()):
         start = time.perf_counter()
-        prior = train(record, this.sample_rate, recipe, device)
+        prior = train(runs, this.sample_rate, recipe, device)
         cost = {"training_seconds": time.perf_counter() - start}
         folder.mkdir(parents=True, exist_ok=True)
         save(prior, path)

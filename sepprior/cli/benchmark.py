@@ -45,6 +45,13 @@ SHOWN = ["scenario", "duration", "method", "amplitude", "frequency", "phase", "b
     metavar="N",
     help="Measurements per scenario.",
 )
+@click.option(
+    "--train-seed",
+    multiple=True,
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Seed of the training; several give a prior each.  [default: 0]",
+)
 @device_option
 @seed_option
 @click.option(
@@ -62,14 +69,16 @@ def benchmark_command(
     prior: tuple[str, ...],
     method: tuple[str, ...],
     trials: int,
+    train_seed: tuple[int, ...],
     device: str,
     seed: int,
     output: Path,
 ) -> None:
     """Measure methods on synthetic measurements with a known truth.
 
-    Writes trials.csv, one line per fit, and summary.md. Options that can be given
-    several times: --scenario, --method; without them, all are run.
+    Writes trials.csv, one line per fit, and summary.md. --scenario, --duration,
+    --method, --prior and --train-seed can be given several times; without --scenario
+    and --method, all are run.
     """
     from sepprior.outputs import check_output_folder, whole_files
 
@@ -87,6 +96,7 @@ def benchmark_command(
         trials=trials,
         seed=seed,
         prior_files=files_of,
+        train_seeds=train_seed or (0,),
         device=device,
     )
     rows = pd.DataFrame()
@@ -95,6 +105,7 @@ def benchmark_command(
     command += [f"--scenario {shlex.quote(name)}" for name in scenario]
     command += [f"--duration {value:g}" for value in duration]
     command += [f"--method {shlex.quote(name)}" for name in method]
+    command += [f"--train-seed {value}" for value in train_seed]
     command += [f"--prior {shlex.quote(text)}" for text in prior]
     for piece in pieces:
         rows = pd.concat([rows, piece], ignore_index=True)
