@@ -21,7 +21,7 @@ from sepprior.data import (
 )
 from sepprior.errors import SeppriorError
 from sepprior.priors import GaussianPrior, Prior, SpecGANPrior
-from sepprior.training import gan, resume_path, train, train_noise
+from sepprior.training import contract, gan, resume_path, train, train_noise
 from sepprior.training import train as train_function
 from sepprior.training.gan import NoiseModel, SpecGANTrainer, build_networks, freeze
 from sepprior.training.state import pack, unpack
@@ -501,11 +501,11 @@ def test_memory_mapped_recording_in_small_blocks(quick, tmp_path, monkeypatch):
     mapped = read_recordings([tmp_path / "noise.npy"], sample_rate=SAMPLE_RATE)
     assert isinstance(mapped.segments[0].values, series.LazySeries)
     config = change(steps=4, tick=4, warmup_steps=2)
-    monkeypatch.setattr(train_module, "BLOCK", 10**9)
+    monkeypatch.setattr(contract, "BLOCK", 10**9)
     whole_records, whole = finish(
         train(as_recording(x, sample_rate=SAMPLE_RATE), config, device="cpu")
     )
-    monkeypatch.setattr(train_module, "BLOCK", 64 * WINDOW)
+    monkeypatch.setattr(contract, "BLOCK", 64 * WINDOW)
     largest = []
     blocks = train_module.iterate_blocks
 

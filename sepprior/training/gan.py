@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +33,6 @@ WARMUP_BETAS = (0.9, 0.99)
 KL_RAMP = 300
 """Steps over which the latent's divergence is phased in, so that it is not ignored."""
 CLIP_NORM = 1.0
-RUNAWAY = 10.0
-"""Nats per sample over the stationary Gaussian that only a broken run reaches."""
 FINAL_DECAY = 0.3
 """Share of the adversarial phase over which its learning rate falls to zero."""
 
@@ -132,7 +129,10 @@ def build_networks(config: SpecGANConfig, model: NoiseModel) -> Networks:
 
 
 def freeze(
-    model: NoiseModel, generator: Generator, encoder: Encoder | None, **metadata: Any
+    model: NoiseModel,
+    generator: Generator,
+    encoder: Encoder | None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> SpecGANPrior:
     """The networks as a prior (sharing their weights)."""
     return SpecGANPrior(
@@ -145,7 +145,7 @@ def freeze(
         sample_rate=model.recording.sample_rate,
         frame=model.stft.length,
         uniform_latent=model.config.latent_distribution == "uniform",
-        metadata=metadata,
+        metadata=dict(metadata or {}),
     )
 
 
@@ -155,10 +155,14 @@ class SpecGANTrainer:
     Args:
         model: the recording and its statistics.
         networks: what learns.
+        whitening: name of the model's filter.
     """
 
-    def __init__(self, model: NoiseModel, networks: Networks) -> None:
+    def __init__(
+        self, model: NoiseModel, networks: Networks, *, whitening: str = "total"
+    ) -> None:
         self.model, self.networks = model, networks
+        self.facts = {"whitening": whitening}
         self.config = model.config
         self.prior = freeze(model, networks.generator, networks.encoder)
         for module in (networks.generator, networks.encoder):
@@ -288,14 +292,40 @@ class SpecGANTrainer:
 
     # -- what a tick reports -----------------------------------------------------------
 
-    def frozen(self, **metadata: Any) -> SpecGANPrior:
+    def report(self, held: Tensor) -> dict[str, Any]:
+        """Spectral error, and the bound on held-out noise where there is an encoder."""
+        prior = self.frozen()
+        record: dict[str, Any] = {
+            "phase": "warm-up" if self.step <= self.warmup else "adversarial",
+            "spectral_error_db": self.spectral_error_db(prior),
+        }
+        if prior.encoder is not None:
+            nll = prior.heldout_nll(held, draws=2).mean() / self.config.window
+            record["heldout_nll"] = float(nll)
+        return record
+
+    def frozen(self, metadata: Mapping[str, Any] | None = None) -> SpecGANPrior:
         """The running average as a prior of its own."""
         return freeze(
             self.model,
             copy.deepcopy(self.networks.ema_generator),
             copy.deepcopy(self.networks.ema_encoder),
-            **metadata,
+            metadata,
         )
+
+    def finished(self, metadata: Mapping[str, Any]) -> SpecGANPrior:
+        """The running average: nothing is left to measure."""
+        return self.frozen(metadata)
+
+    def state(self) -> dict[str, Any]:
+        """Networks, optimisers, random numbers and the chosen filter."""
+        return {
+            "networks": self.networks.state(),
+            "rng": self.model.rng.get_state(),
+            "step": self.step,
+            "whitening": self.model.whitening,
+            "whitening_name": self.facts["whitening"],
+        }
 
     def spectral_error_db(self, prior: SpecGANPrior) -> float:
         """Rms over frequency of the generated over the recorded mean spectrum, dB."""
@@ -311,42 +341,3 @@ class SpecGANTrainer:
         fold = [p[: shape[0] * width].view(shape).mean(1) for p in (power, real)]
         ratio = 10.0 * torch.log10(fold[0] / fold[1])
         return float(ratio.square().mean().sqrt())
-
-
-def run(
-    trainer: SpecGANTrainer, validation: Tensor, *, gaussian_nll: float
-) -> Iterator[dict[str, Any]]:
-    """Advance to the last step, yielding one record per tick.
-
-    Args:
-        trainer: the run, fresh or resumed.
-        validation: held-out windows (n, N), data units.
-        gaussian_nll: the stationary Gaussian's mean nats per sample on them.
-    """
-    config = trainer.config
-    began = time.monotonic()
-    while trainer.step < config.steps:
-        losses_now = trainer.advance()
-        if trainer.step % config.tick and trainer.step < config.steps:
-            continue
-        prior = trainer.frozen()
-        record: dict[str, Any] = {
-            "step": trainer.step,
-            "steps": config.steps,
-            "seconds": round(time.monotonic() - began, 3),
-            "phase": "warm-up" if trainer.step <= trainer.warmup else "adversarial",
-            **losses_now,
-            "spectral_error_db": trainer.spectral_error_db(prior),
-        }
-        if prior.encoder is not None:
-            nll = prior.heldout_nll(validation, draws=2).mean() / config.window
-            record["heldout_nll"] = float(nll)
-            record["heldout_nll_gaussian"] = gaussian_nll
-            if not record["heldout_nll"] < gaussian_nll + RUNAWAY:
-                raise SeppriorError(
-                    f"training diverged by step {trainer.step}: held-out noise costs "
-                    f"{record['heldout_nll']:.3g} nats per sample, the stationary "
-                    f"Gaussian {gaussian_nll:.3g}; train again with a learning_rate "
-                    f"below {config.learning_rate:g}"
-                )
-        yield record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator as Stream
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,33 +13,33 @@ import torch
 from torch import Tensor
 
 from sepprior.checkpoint import load_tensors, resolve_device, save_prior, save_tensors
-from sepprior.config import GaussianConfig, SpecGANConfig, config_to_dict
+from sepprior.config import (
+    GaussianConfig,
+    IterativeConfig,
+    NoiseConfig,
+    config_from_dict,
+    config_to_dict,
+)
 from sepprior.data import (
     Recording,
+    as_recording,
     consecutive_windows,
     data_hash,
     iterate_blocks,
     split_recording,
 )
 from sepprior.errors import SeppriorError
-from sepprior.priors import GaussianPrior, Prior, SpecGANPrior
-from sepprior.stationary import autocovariance, continuum_autocovariance
-from sepprior.training.gan import SpecGANTrainer, build_networks, run
-from sepprior.training.noise_model import NoiseModel
+from sepprior.priors import GaussianPrior, Prior
+from sepprior.stationary import autocovariance
+from sepprior.training.contract import Task, Trainer, block_size
+from sepprior.training.registry import build_trainer
 from sepprior.training.state import pack, unpack
 from sepprior.training.validate import validate
-from sepprior.transforms import Whitener
 
-BLOCK = 2**20
-"""Samples read at a time; at least 64 windows."""
 VALIDATION_WINDOWS = 128
-PILOT_STEPS = 400
-"""Warm-up steps between two comparisons of the whitening filters."""
-CONTINUUM_MATTERS = 0.02
-"""Nats per sample the lines must be worth before the continuum is considered."""
 SAVE_SECONDS = 20.0
-
-Config = GaussianConfig | SpecGANConfig
+RUNAWAY = 10.0
+"""Nats per sample over the stationary Gaussian that only a broken run reaches."""
 
 
 def resume_path(output: Path) -> Path:
@@ -48,7 +49,7 @@ def resume_path(output: Path) -> Path:
 
 def train(
     recording: Recording,
-    config: Config,
+    config: NoiseConfig,
     *,
     device: str = "auto",
     output: str | Path | None = None,
@@ -83,10 +84,10 @@ def train(
         window=config.window,
         validation_fraction=config.validation_fraction,
     )
-    block = max(BLOCK, 64 * config.window)
     try:
         level, covariance = autocovariance(
-            iterate_blocks(training, block=block), n_lags=config.window
+            iterate_blocks(training, block=block_size(config.window)),
+            n_lags=config.window,
         )
         gaussian = GaussianPrior(
             covariance, level=level, sample_rate=recording.sample_rate
@@ -106,6 +107,7 @@ def train(
         "n_training_samples": training.n_samples,
         "sources": sorted({s.source for s in recording.segments})[:20],
     }
+    task = Task(training, validation, held, gaussian, place, metadata)
     if isinstance(config, GaussianConfig):
         prior: Prior = GaussianPrior(
             covariance,
@@ -113,61 +115,32 @@ def train(
             sample_rate=recording.sample_rate,
             metadata=metadata,
         ).to(place)
-        prior.metadata |= validate(
-            prior, gaussian, training, validation, held, seed=config.seed
-        )
+        prior.metadata |= _validated(prior, task)
         if path is not None:
             save_prior(prior, path)
         yield {"step": 1, "steps": 1, "seconds": 0.0} | prior.metadata["heldout"]
         return prior
-    return (
-        yield from _train_specgan(
-            training, validation, held, config, gaussian, metadata, place, path, resume
-        )
-    )
+    state = _load_state(path, metadata) if resume else None
+    return (yield from _run(task, config, path, state))
 
 
-def _train_specgan(
-    training: Recording,
-    validation: Recording,
-    held: Tensor,
-    config: SpecGANConfig,
-    gaussian: GaussianPrior,
-    metadata: dict[str, Any],
-    device: torch.device,
+def _run(
+    task: Task,
+    config: IterativeConfig,
     path: Path | None,
-    resume: bool,
+    state: dict[str, Any] | None,
 ) -> Stream[dict[str, Any], None, Prior]:
-    gaussian_nll = float(gaussian.heldout_nll(held).mean()) / config.window
-    saved = _load_state(path, config, metadata) if resume else None
-    if saved is None:
-        whitening, chosen = _choose_whitening(training, held, config, gaussian, device)
-    else:
-        whitening, chosen = saved["whitening"], saved["whitening_name"]
-    metadata["whitening"] = chosen
-    model = NoiseModel(
-        training,
-        config,
-        device,
-        gaussian.level,
-        gaussian.autocovariance,
-        whitening,
-        torch.Generator().manual_seed(config.seed),
-    )
-    trainer = SpecGANTrainer(model, build_networks(config, model))
-    if saved is not None:
-        trainer.networks.load_state(saved["networks"])
-        trainer.step = saved["step"]
-        model.rng.set_state(saved["rng"])
+    """Train to the last step, saving on the way."""
+    trainer = build_trainer(task, config, state=state)
     last_save = time.monotonic()
     # An interrupt may come in the middle of a step: what is saved then is the state of
     # the last tick, from which a resumed run repeats every step exactly.
-    last_tick = _snapshot(trainer, metadata)
+    last_tick = _snapshot(trainer, task, config)
     finished = False
     try:
-        for record in run(trainer, held, gaussian_nll=gaussian_nll):
+        for record in _ticks(trainer, task, config):
             if path is not None:
-                last_tick = _snapshot(trainer, metadata)
+                last_tick = _snapshot(trainer, task, config)
             yield record
             late = time.monotonic() - last_save > SAVE_SECONDS
             if path is not None and late:
@@ -177,115 +150,76 @@ def _train_specgan(
     finally:
         if path is not None and not finished:
             _save(last_tick, path)
-    prior = trainer.frozen(**metadata)
-    prior.metadata |= validate(
-        prior, gaussian.to(device), training, validation, held, seed=config.seed
-    )
+    prior = trainer.finished({**task.metadata, **trainer.facts})
+    prior.metadata |= _validated(prior, task)
     if path is not None:
-        _save(_snapshot(trainer, metadata), path)
+        _save(_snapshot(trainer, task, config), path)
         save_prior(prior, path)
     return prior
 
 
-def _choose_whitening(
-    training: Recording,
-    held: Tensor,
-    config: SpecGANConfig,
-    gaussian: GaussianPrior,
-    device: torch.device,
-) -> tuple[Tensor, str]:
-    """The stationary filter in front of the network, and its name.
+def _ticks(
+    trainer: Trainer, task: Task, config: IterativeConfig
+) -> Iterator[dict[str, Any]]:
+    """Advance to the last step, yielding one record per tick."""
+    gaussian_nll = float(task.gaussian.heldout_nll(task.held).mean()) / config.window
+    began = time.monotonic()
+    while trainer.step < config.steps:
+        losses = trainer.advance()
+        if trainer.step % config.tick and trainer.step < config.steps:
+            continue
+        record: dict[str, Any] = {
+            "step": trainer.step,
+            "steps": config.steps,
+            "seconds": round(time.monotonic() - began, 3),
+            **losses,
+            **trainer.report(task.held),
+        }
+        if "heldout_nll" in record:
+            record["heldout_nll_gaussian"] = gaussian_nll
+            if not record["heldout_nll"] < gaussian_nll + RUNAWAY:
+                raise SeppriorError(
+                    f"training diverged by step {trainer.step}: held-out noise costs "
+                    f"{record['heldout_nll']:.3g} nats per sample, the stationary "
+                    f"Gaussian {gaussian_nll:.3g}; train again with a learning_rate "
+                    f"below {config.learning_rate:g}"
+                )
+        yield record
 
-    Whitening by the whole spectrum removes lines as least squares would, each with a
-    free amplitude and phase. Whitening by the continuum leaves them to the generator,
-    which wins where their phases are locked (a pulse train). Trial runs of the warm-up
-    decide by held-out likelihood.
-    """
-    total = gaussian.autocovariance
-    if config.channels == "magnitude":
-        impulse = torch.zeros_like(total)
-        impulse[0] = total[0]
-        return impulse, "none"
-    if config.whitening == "total":
-        return total, "total"
-    block = max(BLOCK, 64 * config.window)
-    continuum = continuum_autocovariance(
-        iterate_blocks(training, block=block), n_lags=config.window, mean=gaussian.level
+
+def _validated(prior: Prior, task: Task) -> dict[str, Any]:
+    """What the prior is worth on noise it has not seen, as metadata."""
+    return validate(
+        prior,
+        task.gaussian.to(task.device),
+        task.training,
+        task.validation,
+        task.held,
+        seed=task.metadata["seed"],
     )
-    if continuum is None:
-        if config.whitening == "continuum":
-            raise SeppriorError(
-                f"the recording has no stretch of {16 * config.window} samples to tell "
-                "lines from continuum; record longer noise or set whitening = 'total'"
-            )
-        return total, "total"
-    if config.whitening == "continuum":
-        return continuum, "continuum"
-    worth = Whitener(total).half_log_det - Whitener(continuum).half_log_det
-    if worth / config.window < CONTINUUM_MATTERS or config.likelihood_weight == 0:
-        return total, "total"
-    names = ("total", "continuum")
-    filters = (total, continuum)
-    pilots = []
-    for whitening in filters:
-        rng = torch.Generator().manual_seed(config.seed)
-        model = NoiseModel(
-            training, config, device, gaussian.level, total, whitening, rng
-        )
-        pilots.append(SpecGANTrainer(model, build_networks(config, model)))
-    best = _race(pilots, held)
-    return filters[best], names[best]
-
-
-def _race(pilots: list[SpecGANTrainer], held: Tensor) -> int:
-    """Warm two runs up side by side; the index of the better one by held-out noise.
-
-    A coherent generator starts far behind and catches up, so that the race goes on
-    while the one behind could still close the gap at its latest pace.
-    """
-    last: list[float] | None = None
-    steps = pilots[0].warmup
-    scores = [0.0, 0.0]
-    while pilots[0].step < steps:
-        for i, pilot in enumerate(pilots):
-            for _ in range(min(PILOT_STEPS, steps - pilot.step)):
-                pilot.advance()
-            scores[i] = float(pilot.frozen().heldout_nll(held, draws=4).mean())
-        behind = int(scores[1] > scores[0])
-        gap = scores[behind] - scores[1 - behind]
-        if last is not None:
-            left = (steps - pilots[0].step) / PILOT_STEPS
-            if (last[behind] - scores[behind]) * left < gap:
-                break
-        last = list(scores)
-    return int(scores[1] < scores[0])
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """A copy of a run at one step: the prior so far, and what continues the run."""
 
-    prior: SpecGANPrior
+    prior: Prior
     tensors: dict[str, Tensor]
     header: dict[str, Any]
 
 
-def _snapshot(trainer: SpecGANTrainer, metadata: dict[str, Any]) -> Snapshot:
+def _snapshot(trainer: Trainer, task: Task, config: IterativeConfig) -> Snapshot:
     """Copy everything needed to continue exactly."""
-    tree = {
-        "networks": trainer.networks.state(),
-        "rng": trainer.model.rng.get_state(),
-        "step": trainer.step,
-        "whitening": trainer.model.whitening,
-        "whitening_name": metadata["whitening"],
-        "config": metadata["config"],
-        "data_hash": metadata["data_hash"],
+    tree = trainer.state() | {
+        "config": task.metadata["config"],
+        "data_hash": task.metadata["data_hash"],
     }
     tensors, plain = pack(tree)
-    unfinished = trainer.step < trainer.config.steps
-    facts = metadata | ({"unfinished": True} if unfinished else {})
+    facts = dict(task.metadata) | trainer.facts
+    if trainer.step < config.steps:
+        facts["unfinished"] = True
     return Snapshot(
-        trainer.frozen(**facts),
+        trainer.frozen(facts),
         {name: tensor.detach().clone() for name, tensor in tensors.items()},
         {"training_state": plain},
     )
@@ -297,9 +231,7 @@ def _save(snapshot: Snapshot, path: Path) -> None:
     save_tensors(snapshot.tensors, snapshot.header, resume_path(path))
 
 
-def _load_state(
-    path: Path | None, config: SpecGANConfig, metadata: dict[str, Any]
-) -> dict[str, Any]:
+def _load_state(path: Path | None, metadata: Mapping[str, Any]) -> dict[str, Any]:
     if path is None:
         raise SeppriorError("--resume needs the output path of the earlier run")
     where = resume_path(path)
@@ -312,12 +244,14 @@ def _load_state(
             f"{where}: belongs to other recordings; give the same noise files or train "
             "from the start"
         )
-    now = config_to_dict(config)
-    changed = sorted(k for k in now if state["config"].get(k) != now[k])
+    now = metadata["config"]
+    # Settings that are newer than the file had their default then.
+    before = config_to_dict(config_from_dict(state["config"]))
+    changed = sorted(k for k in now if before.get(k) != now[k])
     if set(changed) - {"steps", "tick"}:
         raise SeppriorError(
             f"{where}: was trained with another {changed[0]} "
-            f"({state['config'].get(changed[0])!r}, now {now[changed[0]]!r}); "
+            f"({before.get(changed[0])!r}, now {now[changed[0]]!r}); "
             "give the same settings or train from the start"
         )
     return state
@@ -329,7 +263,7 @@ def train_noise(
     sample_rate: float | None = None,
     model: str = "specgan",
     window: int | None = None,
-    config: Config | None = None,
+    config: NoiseConfig | None = None,
     device: str = "auto",
     seed: int | None = None,
     output: str | Path | None = None,
@@ -352,9 +286,6 @@ def train_noise(
     Raises:
         SeppriorError: unknown model, too little noise, diverging losses.
     """
-    from sepprior.config import config_from_dict
-    from sepprior.data import as_recording
-
     if config is None:
         table: dict[str, Any] = {"model": model}
         if window is not None:

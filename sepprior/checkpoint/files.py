@@ -1,0 +1,105 @@
+"""Tensors and a JSON header in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sepprior.errors import SeppriorError
+
+_KEY = "sepprior"
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor], header: Mapping[str, Any], path: str | Path
+) -> None:
+    """Write tensors and a JSON header to `path` in one atomic step."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    handle, scratch = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    os.close(handle)
+    try:
+        save_file(plain, scratch, metadata={_KEY: json.dumps(header)})
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, path)
+    finally:
+        Path(scratch).unlink(missing_ok=True)
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and JSON header of a file written by `save_tensors`.
+
+    Raises:
+        SeppriorError: no such file, not a safetensors file, or not from sepprior.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise SeppriorError(
+            f"{path}: no such prior file; train one with 'sepprior train-noise'"
+        )
+    try:
+        with safe_open(path, framework="pt") as f:
+            metadata = f.metadata() or {}
+            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise SeppriorError(
+            f"{path}: not a readable safetensors file ({reason}); "
+            "give a prior written by 'sepprior train-noise'"
+        ) from error
+    if _KEY not in metadata:
+        raise SeppriorError(
+            f"{path}: a safetensors file of another program; "
+            "give a prior written by 'sepprior train-noise'"
+        )
+    try:
+        header = json.loads(metadata[_KEY])
+    except json.JSONDecodeError:
+        header = None
+    if not isinstance(header, dict):
+        raise SeppriorError(
+            f"{path}: its description is damaged; restore the file or train it again"
+        )
+    return tensors, header
+
+
+def stripped(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Tensors whose names begin with `prefix`, by the rest of their names."""
+    size = len(prefix)
+    return {k[size:]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def prefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The same tensors with `prefix` before their names."""
+    return {prefix + k: v for k, v in tensors.items()}
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device named `device`; "auto" is a GPU where there is one.
+
+    Raises:
+        SeppriorError: unknown or absent device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SeppriorError(
+            f"device {device!r} cannot be used ({reason}); "
+            "give 'auto', 'cpu' or an available 'cuda:0'"
+        ) from error
+    return chosen

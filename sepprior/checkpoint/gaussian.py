@@ -1,0 +1,24 @@
+"""How a `gaussian` prior is stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from sepprior.priors import GaussianPrior
+
+
+def pack(prior: GaussianPrior) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Nothing beyond the autocovariance."""
+    return {}, {}
+
+
+def build(tensors: dict[str, Tensor], header: dict[str, Any]) -> GaussianPrior:
+    """The prior of a file."""
+    return GaussianPrior(
+        tensors["autocovariance"],
+        level=header["level"],
+        sample_rate=header["sample_rate"],
+        metadata=header["metadata"],
+    )

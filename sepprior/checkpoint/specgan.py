@@ -1,0 +1,92 @@
+"""How a `specgan` prior is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from sepprior.checkpoint.files import prefixed, stripped
+from sepprior.nets import Encoder, Generator, PlaneShape
+from sepprior.priors import PlaneStatistics, SpecGANPrior
+
+
+def pack(prior: SpecGANPrior) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and moments, and the sizes that the weights do not tell."""
+    stats = prior.statistics
+    tensors = {
+        "whitening": prior.whitening,
+        "statistics.rms": stats.rms,
+        "statistics.log_mean": stats.log_mean,
+        "statistics.log_sd": stats.log_sd,
+        **prefixed(prior.generator.state_dict(), "generator."),
+    }
+    if prior.encoder is not None:
+        tensors |= prefixed(prior.encoder.state_dict(), "encoder.")
+    structure = {
+        "frame": prior.stft.length,
+        "uniform_latent": prior.uniform_latent,
+        "bounded": prior.generator.bounded,
+        "frames": prior.generator.plane.frames,
+        "encoder": prior.encoder is not None,
+    }
+    return tensors, structure
+
+
+def build(tensors: dict[str, Tensor], header: dict[str, Any]) -> SpecGANPrior:
+    """The prior of a file."""
+    structure = header["structure"]
+    generator = build_generator(stripped(tensors, "generator."), structure)
+    encoder = None
+    if structure["encoder"]:
+        encoder = build_encoder(stripped(tensors, "encoder."), structure)
+    return SpecGANPrior(
+        generator,
+        encoder,
+        statistics=PlaneStatistics(
+            rms=tensors["statistics.rms"],
+            log_mean=tensors["statistics.log_mean"],
+            log_sd=tensors["statistics.log_sd"],
+        ),
+        whitening=tensors["whitening"],
+        autocovariance=tensors["autocovariance"],
+        level=header["level"],
+        sample_rate=header["sample_rate"],
+        frame=structure["frame"],
+        uniform_latent=structure["uniform_latent"],
+        metadata=header["metadata"],
+    )
+
+
+def _last_layer(state: dict[str, Tensor]) -> int:
+    return max(int(k.split(".")[-2]) for k in state if "layers." in k)
+
+
+def build_generator(
+    state: dict[str, Tensor], structure: Mapping[str, Any]
+) -> Generator:
+    """A generator of the size its weights tell."""
+    last = state[f"layers.{_last_layer(state)}.weight"]
+    generator = Generator(
+        PlaneShape(structure["frame"] // 2, structure["frames"]),
+        latent=state["project.weight"].shape[1],
+        width=last.shape[0],
+        channels=last.shape[1],
+        bounded=structure["bounded"],
+    )
+    generator.load_state_dict(state)
+    return generator
+
+
+def build_encoder(state: dict[str, Tensor], structure: Mapping[str, Any]) -> Encoder:
+    """An encoder of the size its weights tell."""
+    first = state["body.layers.0.weight"]
+    encoder = Encoder(
+        PlaneShape(structure["frame"] // 2, structure["frames"]),
+        latent=state["body.score.weight"].shape[0] // 2,
+        width=first.shape[0],
+        channels=first.shape[1],
+    )
+    encoder.load_state_dict(state)
+    return encoder

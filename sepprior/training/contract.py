@@ -1,0 +1,87 @@
+"""What a model must offer to be trained, and what it is given.
+
+The loop in `sepprior.training.train` prepares a `Task` from the recording, asks the
+model's builder for a `Trainer`, and from then on only calls the trainer's members: it
+draws no random number and knows no network. Ticks, interrupts, resumption and
+checkpoints are the loop's; losses, optimisers and randomness are the trainer's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sepprior.data import Recording
+from sepprior.priors import GaussianPrior, Prior
+
+
+@dataclass(frozen=True)
+class Task:
+    """A recording made ready for training.
+
+    Attributes:
+        training: the part networks learn from.
+        validation: the part held out.
+        held: windows of the held-out part (n, N), data units.
+        gaussian: level and autocovariance of the training part, as a prior.
+        device: where to compute.
+        metadata: facts stored with the prior (config, seed, hash, sources).
+    """
+
+    training: Recording
+    validation: Recording
+    held: Tensor
+    gaussian: GaussianPrior
+    device: torch.device
+    metadata: Mapping[str, Any]
+
+
+class Trainer(Protocol):
+    """One training run. It starts at step 0 or from a saved state.
+
+    Two trainers built from the same task, recipe and state must do the same steps to
+    the last bit on a CPU; all randomness therefore comes from generators in `state`.
+    """
+
+    step: int
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """JSON-able choices made at the start, stored with the prior."""
+        ...
+
+    def advance(self) -> dict[str, Any]:
+        """One step; its losses. Raises SeppriorError when they are not finite."""
+        ...
+
+    def report(self, held: Tensor) -> dict[str, Any]:
+        """Statistics of a tick: `spectral_error_db`, `heldout_nll` (nats per sample).
+
+        Those that the model cannot give cheaply are left out.
+        """
+        ...
+
+    def frozen(self, metadata: Mapping[str, Any]) -> Prior:
+        """The prior as learned so far, sharing nothing with the run."""
+        ...
+
+    def finished(self, metadata: Mapping[str, Any]) -> Prior:
+        """The prior at the end: `frozen`, and what is measured once."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to continue exactly, as a nest `pack` understands."""
+        ...
+
+
+BLOCK = 2**20
+"""Samples read at a time; at least 64 windows."""
+
+
+def block_size(window: int) -> int:
+    """Samples per block of a pass over a recording."""
+    return max(BLOCK, 64 * window)

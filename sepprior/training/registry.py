@@ -1,0 +1,25 @@
+"""Which trainer a recipe is trained by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sepprior.config import NoiseConfig
+from sepprior.training import specgan
+from sepprior.training.contract import Task, Trainer
+
+BUILDERS: Mapping[str, Callable[..., Trainer]] = {
+    "specgan": specgan.build_trainer,
+}
+"""Builders ``(task, config, *, state) -> Trainer`` by the recipe's model.
+
+`state` is None for a fresh run, else what the trainer's `state` returned.
+"""
+
+
+def build_trainer(
+    task: Task, config: NoiseConfig, *, state: dict[str, Any] | None
+) -> Trainer:
+    """The trainer of a recipe, at step 0 or where `state` was taken."""
+    return BUILDERS[config.model](task, config, state=state)
