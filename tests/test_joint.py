@@ -272,3 +272,30 @@ def test_intervals_of_the_joint_fit_cover_at_their_rate():
     # Negative control: with z held at its optimum the intervals are too narrow.
     narrow = (error < conditional.diagonal(dim1=-2, dim2=-1).sqrt()).double().mean(0)
     assert (narrow < 0.6827 - spread).any()
+
+
+def test_the_search_of_a_measurement_ignores_the_rest_of_the_batch(setting):
+    prior, _, _, record, truth = setting
+    filled = torch.zeros_like(record.x)
+
+    def searched(rows: list[int], seed: int = 0):
+        part, n_starts = record.select(torch.tensor(rows)), 2
+        problem = JointProblem(prior, part, fmin=BAND[0], fmax=BAND[1])
+        theta = torch.cat([truth[rows], truth[rows] + 0.1])
+        fit = problem.search(
+            theta,
+            filled[rows].repeat(n_starts, 1, 1),
+            torch.arange(len(rows)).repeat(n_starts),
+            candidates=8,
+            rounds=2,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        return fit.z.view(n_starts, len(rows), K)
+
+    batch = searched([0, 1, 2, 3])
+    for row in range(4):
+        torch.testing.assert_close(searched([row])[:, 0], batch[:, row])
+    torch.testing.assert_close(searched([3, 2, 1, 0]).flip(1), batch)
+    # Negative controls: other draws, and the two starts have draws of their own.
+    assert (searched([0, 1, 2, 3], seed=1) - batch).abs().amax() > 1e-2
+    assert (batch[0] - batch[1]).abs().amax() > 1e-2

@@ -133,7 +133,8 @@ class JointProblem:
         Args:
             theta: shape (Q, 1 + 3 P).
             filled: shape (Q, W, N), first guess of the missing samples.
-            which: measurement of each problem, (Q,).
+            which: measurement of each problem, (Q,): all measurements for the first
+                start, then for the second, and so on.
             candidates: proposals for z per round and window.
             rounds: alternations.
             generator: for the proposals.
@@ -165,7 +166,19 @@ class JointProblem:
         generator: torch.Generator,
     ) -> Tensor:
         features = self.noise_features(theta, filled, which)
-        proposals = self.prior.propose(features, n=candidates, generator=generator)
+        # Each start has draws of its own, and every measurement has the same ones: an
+        # answer does not depend on what else is in the batch.
+        n_measurements, n_windows = self.record.x.shape[:2]
+        shape = (
+            candidates,
+            len(theta) // n_measurements,
+            1,
+            n_windows,
+            self.prior.n_latent,
+        )
+        draws = torch.randn(shape, generator=generator, dtype=self.prior.dtype)
+        draws = draws.to(self.prior.device).expand(-1, -1, n_measurements, -1, -1)
+        proposals = self.prior.propose(features, draws=draws.flatten(1, 2))
         if z is not None:
             proposals = torch.cat([z.unsqueeze(0), proposals])
         best_energy: Tensor | None = None

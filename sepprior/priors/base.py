@@ -74,10 +74,11 @@ class Prior(Protocol):
         """``-log p(z)`` up to a constant, (..., K) to (...)."""
         ...
 
-    def propose(
-        self, features: Tensor, *, n: int, generator: torch.Generator
-    ) -> Tensor:
-        """Candidate latents (n, ..., K) for noise whose features are (..., C)."""
+    def propose(self, features: Tensor, *, draws: Tensor) -> Tensor:
+        """Candidate latents (n, ..., K) for noise whose features are (..., C).
+
+        `draws` (n, ..., K) are standard normal; a candidate depends on nothing else.
+        """
         ...
 
     def standardise(self, features: Tensor, decoded: Decoded) -> Tensor:

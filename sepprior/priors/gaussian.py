@@ -68,11 +68,9 @@ class GaussianPrior:
         """Zeros, shape (...)."""
         return torch.zeros(z.shape[:-1], dtype=self.dtype, device=self.device)
 
-    def propose(
-        self, features: Tensor, *, n: int, generator: torch.Generator
-    ) -> Tensor:
+    def propose(self, features: Tensor, *, draws: Tensor) -> Tensor:
         """Empty latents, shape (n, ..., 0)."""
-        return features.new_zeros((n, *features.shape[:-1], 0))
+        return draws
 
     def standardise(self, features: Tensor, decoded: Decoded) -> Tensor:
         """Whitened residual samples, shape (..., N)."""

@@ -83,7 +83,12 @@ def laplace_nll(
     features = prior.features(windows - prior.level)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        proposals = prior.propose(features, n=n_starts, generator=generator)
+        draws = torch.randn(
+            (n_starts, len(windows), prior.n_latent),
+            generator=generator,
+            dtype=prior.dtype,
+        )
+        proposals = prior.propose(features, draws=draws.to(prior.device))
         energies = torch.stack([joint_energy(prior, features, z) for z in proposals])
         best = energies.argmin(0)
         z0 = proposals[best, torch.arange(len(windows))]

@@ -49,12 +49,9 @@ class PlainPrior:
         """Zeros: every z is as good as another, (...)."""
         return torch.zeros(z.shape[:-1], dtype=self.dtype, device=self.device)
 
-    def propose(
-        self, features: Tensor, *, n: int, generator: torch.Generator
-    ) -> Tensor:
+    def propose(self, features: Tensor, *, draws: Tensor) -> Tensor:
         """Draws from the latent's distribution, (n, ..., K)."""
-        shape = (n, *features.shape[:-1], self.n_latent)
-        return torch.randn(shape, generator=generator, dtype=self.dtype).to(self.device)
+        return draws
 
     def standardise(self, features: Tensor, decoded: Decoded) -> Tensor:
         """Residual over the noise's standard deviation, (..., N)."""

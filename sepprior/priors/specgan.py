@@ -214,16 +214,12 @@ class SpecGANPrior:
         """``||z||^2 / 2``, shape (...)."""
         return 0.5 * z.square().sum(-1)
 
-    def propose(
-        self, features: Tensor, *, n: int, generator: torch.Generator
-    ) -> Tensor:
+    def propose(self, features: Tensor, *, draws: Tensor) -> Tensor:
         """Candidate latents (n, ..., K): the encoder's draws, or the prior's.
 
         The first is the centre: the encoder's mean, or zero.
         """
-        shape = (n, *features.shape[:-1], self.n_latent)
-        z = torch.randn(shape, generator=generator, dtype=self.dtype).to(self.device)
-        z[0] = 0.0
+        z = torch.cat([torch.zeros_like(draws[:1]), draws[1:]])
         if self.encoder is None:
             return z
         flat = features.reshape(-1, features.shape[-1])

@@ -72,14 +72,9 @@ class WaveformPrior:
         """``||z||^2 / 2``, shape (...)."""
         return 0.5 * z.square().sum(-1)
 
-    def propose(
-        self, features: Tensor, *, n: int, generator: torch.Generator
-    ) -> Tensor:
+    def propose(self, features: Tensor, *, draws: Tensor) -> Tensor:
         """Draws from the prior, the first one its mode, shape (n, ..., K)."""
-        shape = (n, *features.shape[:-1], self.n_latent)
-        z = torch.randn(shape, generator=generator, dtype=self.dtype).to(self.device)
-        z[0] = 0.0
-        return z
+        return torch.cat([torch.zeros_like(draws[:1]), draws[1:]])
 
     def standardise(self, features: Tensor, decoded: Decoded) -> Tensor:
         """Whitened residual samples, shape (..., N)."""
