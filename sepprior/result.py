@@ -161,8 +161,10 @@ class Separation:
         """A table.
 
         For a single measurement one row per sample with the columns time (s),
-        measurement, signal, noise and residual; for a batch one row per measurement
-        with each parameter, its standard error, and the status.
+        measurement, signal, noise and residual. For a batch one row per measurement:
+        of each parameter the value, `_stderr` and the ends `_low` and `_high` of the
+        95 % interval; the same parameters and their `_stderr` by the baselines, as
+        `gls_amplitude`, `robust_amplitude`, ...; the diagnostics; the status.
         """
         import pandas as pd
 
@@ -180,6 +182,13 @@ class Separation:
         for name, parameter in self.parameters.items():
             columns[name] = parameter.value
             columns[f"{name}_stderr"] = parameter.stderr
+            low, high = np.asarray(parameter.ci95).T
+            columns[f"{name}_low"], columns[f"{name}_high"] = low, high
+        for baseline, fit in self.baselines.items():
+            for name, parameter in fit.items():
+                columns[f"{baseline}_{name}"] = parameter.value
+                columns[f"{baseline}_{name}_stderr"] = parameter.stderr
+        columns |= self.diagnostics
         columns["status"] = list(self.status)
         return pd.DataFrame(columns)
 

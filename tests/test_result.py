@@ -153,9 +153,19 @@ def test_frames():
     np.testing.assert_allclose(frame["measurement"], frame["signal"] + frame["noise"])
     batch = separation(3).to_frame()
     assert list(batch) == [
-        *(c for n in NAMES for c in (n, f"{n}_stderr")),
+        *(n + part for n in NAMES for part in ("", "_stderr", "_low", "_high")),
+        *(
+            f"{fit}_{n}{part}"
+            for fit in separation(3).baselines
+            for n in NAMES
+            for part in ("", "_stderr")
+        ),
+        *separation(3).diagnostics,
         "status",
     ]
+    low, high = separation(3).parameters["phase"].ci95.T
+    np.testing.assert_array_equal(batch["phase_low"], low)
+    np.testing.assert_array_equal(batch["phase_high"], high)
     assert len(batch) == 3
     assert isinstance(batch, pd.DataFrame)
 

@@ -2,10 +2,13 @@
 
 A *recording* is noise alone, from which a prior is trained; it may be larger than
 memory and consists of *segments* that are never joined. A *measurement* is one series
-with a signal in that noise; it is held in memory. Missing samples are NaN in both.
+with a signal in that noise, held in memory (`read_measurements`) or read slice by slice
+(`open_measurements`). Missing samples are NaN in both.
 """
 
 from sepprior.data.reading import Measurement as Measurement
+from sepprior.data.reading import MeasurementStream as MeasurementStream
+from sepprior.data.reading import open_measurements as open_measurements
 from sepprior.data.reading import read_measurements as read_measurements
 from sepprior.data.reading import read_recordings as read_recordings
 from sepprior.data.recording import Recording as Recording

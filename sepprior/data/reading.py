@@ -8,7 +8,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,9 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepprior.data.arrays import read_hdf5, read_npy, read_npz, read_wav
-from sepprior.data.clock import Clock, Piece, fit_clock, missing_samples
+from sepprior.data.clock import Clock, Piece, fit_clock
+from sepprior.data.gaps import fill_gaps
 from sepprior.data.recording import Recording, Segment, check_rate
-from sepprior.data.series import Run, Series, check_not_empty, check_values, part_of
+from sepprior.data.series import (
+    Run,
+    Series,
+    Values,
+    check_not_empty,
+    check_values,
+    part_of,
+)
 from sepprior.data.tables import read_parquet, read_text
 from sepprior.errors import SeppriorError
 from sepprior.rates import RATE_TOLERANCE
@@ -38,8 +46,36 @@ _SUFFIXES = {
     suffix: name for name, (_, _, suffixes) in _FORMATS.items() for suffix in suffixes
 }
 
-_WHOLE = 0.25  # samples by which a gap may differ from a whole number of samples
-_LONGEST_GAPS = 10  # missing samples per sample present
+
+@dataclass(frozen=True, eq=False)
+class MeasurementStream:
+    """One series with a signal in it, read slice by slice.
+
+    Attributes:
+        name: see `Measurement`.
+        source: the file.
+        start: time of the first sample in s; without a sample rate, its number.
+        values: samples in the file's units, NaN where missing, shape (N,): a float64
+            array, or a series whose slices are float64 arrays.
+        sample_rate: in Hz; None if neither the file nor the caller told it.
+    """
+
+    name: str
+    source: str
+    start: float
+    values: Values
+    sample_rate: float | None
+
+    def load(self) -> Measurement:
+        """The whole measurement in memory."""
+        values = np.array(self.values[0 : len(self.values)])
+        return Measurement(
+            name=self.name,
+            source=self.source,
+            time=self.start + np.arange(len(values)) / (self.sample_rate or 1.0),
+            values=values,
+            sample_rate=self.sample_rate,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +164,28 @@ def read_measurements(
 ) -> list[Measurement]:
     """Read measurements into memory.
 
+    See `open_measurements` for what a measurement is.
+
+    Raises:
+        SeppriorError: a file cannot be read or used, or none was given.
+    """
+    measurements = [
+        stream.load()
+        for stream in open_measurements(paths, sample_rate=sample_rate, column=column)
+    ]
+    if not measurements:
+        raise SeppriorError("no files were given; expected at least one measurement")
+    return measurements
+
+
+def open_measurements(
+    paths: str | Path | Iterable[str | Path],
+    *,
+    sample_rate: float | None = None,
+    column: str | int | None = None,
+) -> Iterator[MeasurementStream]:
+    """Open measurements one after the other; long ones stay on disk.
+
     A gap in the time column is filled with NaN. Each value of a `segment` column, each
     row of a two-dimensional array and each column is a measurement; a `label` column
     is not used.
@@ -141,7 +199,6 @@ def read_measurements(
     Raises:
         SeppriorError: a file cannot be read or used.
     """
-    measurements: list[Measurement] = []
     names: set[str] = set()
     for series in _read(paths, column):
         # a label may change within a measurement
@@ -161,22 +218,21 @@ def read_measurements(
                     run.start + row
                 ),
             )
-            values = _fill_gaps(series, pieces[number], clock, what=part)
-            start = pieces[number][0].time
             name = _free_name(_name(series, number), names)
             names.add(name)
-            measurements.append(
-                Measurement(
-                    name=name,
-                    source=series.source,
-                    time=start + np.arange(len(values)) / (rate or 1.0),
-                    values=values,
-                    sample_rate=rate,
-                )
+            yield MeasurementStream(
+                name=name,
+                source=series.source,
+                start=pieces[number][0].time,
+                values=fill_gaps(
+                    series.values,
+                    pieces[number],
+                    clock,
+                    what=part,
+                    locate=series.locate,
+                ),
+                sample_rate=rate,
             )
-    if not measurements:
-        raise SeppriorError("no files were given; expected at least one measurement")
-    return measurements
 
 
 def _read(
@@ -296,33 +352,6 @@ def _pieces(
         Piece(number, run.start, run.stop, time=start, fitted=start)
         for number, (run, start) in enumerate(zip(runs, starts, strict=True))
     )
-
-
-def _fill_gaps(
-    series: Series, pieces: Sequence[Piece], clock: Clock | None, *, what: str
-) -> NDArray[np.float64]:
-    """Samples of one measurement, shape (N,), with NaN where the time skips some."""
-    parts = [np.array(series.values[pieces[0].start : pieces[0].stop])]
-    present = pieces[-1].stop - pieces[0].start
-    absent = 0
-    for before, after in pairwise(pieces):
-        missing = missing_samples(before, after, clock.step) if clock else 0.0
-        whole = round(missing)
-        where = series.locate(after.start)
-        if abs(missing - whole) > _WHOLE:
-            raise SeppriorError(
-                f"{what}: time is not uniform, {missing:.2f} samples are missing "
-                f"before {where}; expected a whole number: resample, or number the "
-                "parts in a column named segment"
-            )
-        absent += whole
-        if absent > _LONGEST_GAPS * present:
-            raise SeppriorError(
-                f"{what}: {absent} samples are missing before {where}, and only "
-                f"{present} are present; number the parts in a column named segment"
-            )
-        parts += [np.full(whole, np.nan), series.values[after.start : after.stop]]
-    return np.concatenate(parts)
 
 
 def _same_segment(runs: Sequence[Run]) -> tuple[Run, ...]:

@@ -1,0 +1,14 @@
+"""Parameters against time: a long recording fitted window by window.
+
+`windows` cuts a recording of any length, `fits` separates the windows batch by batch,
+`stitch` joins the separated waveforms, `phase` counts the cycles between windows.
+Generators yield batches; memory does not grow with the recording.
+"""
+
+from sepprior.tracking.fits import FitOptions as FitOptions
+from sepprior.tracking.fits import WindowFits as WindowFits
+from sepprior.tracking.fits import fit_recording as fit_recording
+from sepprior.tracking.fits import fit_windows as fit_windows
+from sepprior.tracking.windows import WindowBatch as WindowBatch
+from sepprior.tracking.windows import count_windows as count_windows
+from sepprior.tracking.windows import iterate_windows as iterate_windows
