@@ -6,11 +6,13 @@ with a signal in that noise, held in memory (`read_measurements`) or read slice 
 (`open_measurements`). Missing samples are NaN in both.
 """
 
+from sepprior.data.listing import list_files as list_files
 from sepprior.data.reading import Measurement as Measurement
 from sepprior.data.reading import MeasurementStream as MeasurementStream
 from sepprior.data.reading import open_measurements as open_measurements
 from sepprior.data.reading import read_measurements as read_measurements
 from sepprior.data.reading import read_recordings as read_recordings
+from sepprior.data.reading import shape_of_rows as shape_of_rows
 from sepprior.data.recording import Recording as Recording
 from sepprior.data.recording import Segment as Segment
 from sepprior.data.recording import as_recording as as_recording

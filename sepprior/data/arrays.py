@@ -1,7 +1,7 @@
-"""Files of arrays: NPY, NPZ, WAV and HDF5.
+"""Files of arrays: NPY, NPZ and WAV.
 
-NPY, WAV and HDF5 are mapped or sliced, never read whole when they are long; the arrays
-of an NPZ file are compressed and have to fit in memory.
+NPY and WAV are mapped, never read whole when they are long; the arrays of an NPZ file
+are compressed and have to fit in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 from sepprior.data.columns import RATE_NAMES, choose, role_of
 from sepprior.data.series import (
     MIN_SAMPLES,
-    LazySeries,
     Run,
     RunBuilder,
     Series,
@@ -27,7 +26,9 @@ from sepprior.data.series import (
 from sepprior.errors import SeppriorError
 
 
-def read_npy(path: Path, column: str | int | None) -> list[Series]:
+def read_npy(
+    path: Path, column: str | int | None, rows: range | None = None
+) -> list[Series]:
     """Read one array: a series, or several in the rows of a two-dimensional array."""
     if column is not None:
         raise SeppriorError(
@@ -38,7 +39,7 @@ def read_npy(path: Path, column: str | int | None) -> list[Series]:
         data = np.load(path, mmap_mode="r")
     except ValueError:  # an array without samples cannot be mapped
         data = np.load(path)
-    return rows_of(data, source=str(path), what=str(path))
+    return rows_of(data, source=str(path), what=str(path), rows=rows)
 
 
 def read_npz(path: Path, column: str | int | None) -> list[Series]:
@@ -50,11 +51,11 @@ def read_npz(path: Path, column: str | int | None) -> list[Series]:
     # np.load leaves a damaged file open that it opened itself
     with path.open("rb") as stream, np.load(stream) as file:
         headers = {name: _npz_header(file, name) for name in file.files}
-        usable = [_is_series(shape, dtype) for shape, dtype in headers.values()]
+        usable = [is_series(shape, dtype) for shape, dtype in headers.values()]
         names = list(headers)
         rate = next(
             (
-                _rate(file[name], source=str(path))
+                stated_rate(file[name], source=str(path))
                 for name, (shape, dtype) in headers.items()
                 if name.lower() in RATE_NAMES
                 and shape in ((), (1,))
@@ -125,71 +126,6 @@ def read_wav(path: Path, column: str | int | None) -> list[Series]:
     return result
 
 
-def read_hdf5(path: Path, column: str | int | None) -> list[Series]:
-    """Read datasets of an HDF5 file; their paths inside the file are the columns.
-
-    The sample rate is an attribute `sample_rate`, `fs` or `rate` of the dataset or a
-    group above it, or a single number of that name beside it. A dataset named `time`,
-    `segment` or `label` beside it, of the same length, has that role.
-    """
-    import h5py
-
-    file = h5py.File(path, "r")
-    try:
-        result = _hdf5_series(file, path, column)
-    except BaseException:
-        file.close()
-        raise
-    if not any(
-        isinstance(values, LazySeries)
-        for series in result
-        for values in (series.values, series.time)
-    ):
-        file.close()
-    return result
-
-
-def _hdf5_series(file: Any, path: Path, column: str | int | None) -> list[Series]:
-    """Series in an open HDF5 file."""
-    import h5py
-
-    datasets: dict[str, Any] = {}
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            datasets[name] = item
-
-    file.visititems(visit)
-    names = list(datasets)
-    usable = [_is_series(item.shape, item.dtype) for item in datasets.values()]
-    chosen = choose(names, usable, column, source=str(path), kind="dataset")
-    result: list[Series] = []
-    for i in chosen:
-        data = datasets[names[i]]
-        beside = {
-            role_of(name): item
-            for name, item in reversed(datasets.items())
-            if name != names[i] and item.parent == data.parent
-        }
-        roles: dict[str | None, Any] = {
-            role: item for role, item in beside.items() if item.shape == data.shape[-1:]
-        }
-        for role in ("segment", "label"):
-            if role in roles and h5py.check_string_dtype(roles[role].dtype):
-                roles[role] = roles[role].asstr()
-        found = rows_of(
-            data,
-            source=str(path),
-            what=f"{path}, dataset '{names[i]}'" if len(names) > 1 else str(path),
-            suffix=names[i] if len(chosen) > 1 else "",
-            roles=roles,
-            sample_rate=_hdf5_rate(data, beside.get("rate"), source=str(path)),
-            owner=file,
-        )
-        result.extend(found)
-    return result
-
-
 def rows_of(
     data: Any,
     *,
@@ -199,6 +135,7 @@ def rows_of(
     roles: Mapping[str | None, Any] | None = None,
     sample_rate: float | None = None,
     owner: object = None,
+    rows: range | None = None,
 ) -> list[Series]:
     """Series in an array: the array itself, or its rows.
 
@@ -210,6 +147,7 @@ def rows_of(
         roles: arrays of shape (M,) by their role: "time", "segment", "label".
         sample_rate: rate in Hz, if the file states it.
         owner: kept alive with series that are read lazily.
+        rows: rows of a two-dimensional array to read, together; all by default.
 
     Raises:
         SeppriorError: another number of dimensions, or no real numbers.
@@ -230,20 +168,26 @@ def rows_of(
     if "time" in roles:
         time = as_values(roles["time"], what=f"{source}, time", owner=owner)
     runs = _runs(data.shape[-1], roles.get("segment"), roles.get("label"))
-    row_numbers = [None] if data.ndim == 1 else list(range(data.shape[0]))
+    single = data.ndim == 1 or data.shape[0] == 1
+    wanted: list[int | None] = [None]
+    first = 0
+    if data.ndim == 2:
+        wanted = list(range(data.shape[0]) if rows is None else rows)
+        if rows is not None:
+            first, data, owner = rows.start, data[rows.start : rows.stop], None
     return [
         Series(
             source=source,
-            what=what if len(row_numbers) == 1 else f"{what}, row {row}",
-            suffix=suffix
-            if len(row_numbers) == 1
-            else f"{suffix}-{row}".removeprefix("-"),
-            values=as_values(data, what=what, row=row, owner=owner),
+            what=what if single else f"{what}, row {row}",
+            suffix=suffix if single else f"{suffix}-{row}".removeprefix("-"),
+            values=as_values(
+                data, what=what, row=None if row is None else row - first, owner=owner
+            ),
             time=time,
             runs=runs,
             sample_rate=sample_rate,
         )
-        for row in row_numbers
+        for row in wanted
     ]
 
 
@@ -257,7 +201,8 @@ def _runs(rows: int, segment: Any, label: Any) -> tuple[Run, ...]:
     return builder.finish()
 
 
-def _is_series(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+def is_series(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Whether an array may hold samples."""
     return dtype.kind in "iuf" and len(shape) in (1, 2) and shape[-1] >= MIN_SAMPLES
 
 
@@ -272,7 +217,7 @@ def _npz_header(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return shape, dtype
 
 
-def _rate(value: Any, *, source: str) -> float:
+def stated_rate(value: Any, *, source: str) -> float:
     """A stated sample rate as a positive number."""
     rate = float(np.asarray(value).reshape(-1)[0])
     if not (np.isfinite(rate) and rate > 0):
@@ -280,24 +225,3 @@ def _rate(value: Any, *, source: str) -> float:
             f"{source}: states a sample rate of {rate:g} Hz; expected a positive number"
         )
     return rate
-
-
-def _hdf5_rate(data: Any, beside: Any, *, source: str) -> float | None:
-    """Sample rate from attributes of a dataset or the groups above it, or beside it.
-
-    Args:
-        data: the dataset with the samples.
-        beside: the dataset in the same group that is named as a sample rate, if any.
-        source: the file, for messages.
-    """
-    above = data
-    while True:
-        for name, value in above.attrs.items():
-            if name.lower() in RATE_NAMES and np.size(value) == 1:
-                return _rate(value, source=source)
-        if above.name == "/":
-            break
-        above = above.parent
-    if beside is not None and beside.size == 1 and beside.dtype.kind in "iuf":
-        return _rate(beside[()], source=source)
-    return None

@@ -9,6 +9,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,9 +17,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sepprior.data.arrays import read_hdf5, read_npy, read_npz, read_wav
+from sepprior.data.arrays import read_npy, read_npz, read_wav
 from sepprior.data.clock import Clock, Piece, fit_clock
 from sepprior.data.gaps import fill_gaps
+from sepprior.data.listing import format_of, list_files
 from sepprior.data.recording import Recording, Segment, check_rate
 from sepprior.data.series import (
     Run,
@@ -28,23 +30,23 @@ from sepprior.data.series import (
     check_values,
     part_of,
 )
+from sepprior.data.stores import read_hdf5, read_zarr, row_shape
 from sepprior.data.tables import read_parquet, read_text
 from sepprior.errors import SeppriorError
 from sepprior.rates import RATE_TOLERANCE
 
 _Reader = Callable[[Path, str | int | None], list[Series]]
 
-_FORMATS: dict[str, tuple[_Reader, str, tuple[str, ...]]] = {
-    "text": (read_text, "pandas", (".csv", ".txt", ".tsv", ".dat")),
-    "NPY": (read_npy, "", (".npy",)),
-    "NPZ": (read_npz, "", (".npz",)),
-    "WAV": (read_wav, "scipy", (".wav", ".wave")),
-    "HDF5": (read_hdf5, "h5py", (".h5", ".hdf5", ".hdf")),
-    "Parquet": (read_parquet, "pyarrow", (".parquet", ".pq")),
+_FORMATS: dict[str, tuple[_Reader, str]] = {
+    "text": (read_text, "pandas"),
+    "NPY": (read_npy, ""),
+    "NPZ": (read_npz, ""),
+    "WAV": (read_wav, "scipy"),
+    "HDF5": (read_hdf5, "h5py"),
+    "Zarr": (read_zarr, "zarr"),
+    "Parquet": (read_parquet, "pyarrow"),
 }
-_SUFFIXES = {
-    suffix: name for name, (_, _, suffixes) in _FORMATS.items() for suffix in suffixes
-}
+_ROW_READERS = {"NPY": read_npy, "HDF5": read_hdf5, "Zarr": read_zarr}
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,12 +111,12 @@ def read_recordings(
 ) -> Recording:
     """Read noise-only recordings; long ones stay on disk.
 
-    Delimited text (.csv, .txt, .tsv, .dat), NPY, NPZ, WAV, HDF5 and Parquet. A gap in
-    the time column, a change in the `segment` or `label` column, a new row of a
+    Delimited text (.csv, .txt, .tsv, .dat), NPY, NPZ, WAV, HDF5, Zarr and Parquet. A
+    gap in the time column, a change in the `segment` or `label` column, a new row of a
     two-dimensional array, column or file starts a new segment.
 
     Args:
-        paths: files and folders; of a folder, all files of a known format.
+        paths: files, folders and patterns; see `list_files`.
         sample_rate: rate in Hz, for files that do not tell it.
         column: name or number of the column (array, dataset, channel) that holds the
             samples, or a pattern such as `train_*` for several; by default the one
@@ -183,6 +185,7 @@ def open_measurements(
     *,
     sample_rate: float | None = None,
     column: str | int | None = None,
+    rows: range | None = None,
 ) -> Iterator[MeasurementStream]:
     """Open measurements one after the other; long ones stay on disk.
 
@@ -191,16 +194,18 @@ def open_measurements(
     is not used.
 
     Args:
-        paths: files and folders; see `read_recordings`.
+        paths: files, folders and patterns; see `list_files`.
         sample_rate: rate in Hz. Without it, and if the file does not tell it, the
             measurement has `sample_rate=None` and counts its time in samples.
         column: see `read_recordings`.
+        rows: rows of a two-dimensional NPY, HDF5 or Zarr array to read, all at once;
+            by default every row, one after the other.
 
     Raises:
         SeppriorError: a file cannot be read or used.
     """
     names: set[str] = set()
-    for series in _read(paths, column):
+    for series in _read(paths, column, rows):
         # a label may change within a measurement
         series = replace(series, runs=_same_segment(series.runs))
         rate, clock = _resolve_rate(series, sample_rate)
@@ -236,49 +241,47 @@ def open_measurements(
 
 
 def _read(
-    paths: str | Path | Iterable[str | Path], column: str | int | None
+    paths: str | Path | Iterable[str | Path],
+    column: str | int | None,
+    rows: range | None = None,
 ) -> Iterable[Series]:
     """All series of all files, in order."""
-    listed = [paths] if isinstance(paths, str | Path) else list(paths)
-    for given in listed:
-        for path in _files(Path(given)):
-            yield from _read_file(path, column)
+    for path in list_files(paths):
+        yield from _read_file(path, column, rows)
 
 
-def _files(path: Path) -> list[Path]:
-    """The file itself, or the files of known format in a folder, sorted by name."""
-    if not path.exists():
-        raise SeppriorError(f"{path}: no such file or folder")
-    if not path.is_dir():
-        return [path]
-    try:
-        entries = sorted(path.iterdir())
-    except OSError as error:
-        raise SeppriorError(
-            f"{path}: the folder cannot be read ({error.strerror})"
-        ) from error
-    found = [
-        entry
-        for entry in entries
-        if entry.is_file()
-        and entry.suffix.lower() in _SUFFIXES
-        and not entry.name.startswith(".")
-    ]
-    if not found:
-        raise SeppriorError(
-            f"{path}: the folder has no file of a known format; expected "
-            f"{', '.join(_SUFFIXES)}"
-        )
-    return found
-
-
-def _read_file(path: Path, column: str | int | None) -> list[Series]:
+def _read_file(
+    path: Path, column: str | int | None, rows: range | None
+) -> list[Series]:
     """Read one file with the reader of its suffix."""
-    known = _SUFFIXES.get(path.suffix.lower())
-    if known is None:
-        given = f"suffix '{path.suffix}'" if path.suffix else "no suffix"
-        raise SeppriorError(f"{path}: has {given}; expected {', '.join(_SUFFIXES)}")
-    reader, package, _ = _FORMATS[known]
+    with _readable(path) as known:
+        if rows is not None:
+            result = _ROW_READERS[known](path, column, rows)
+        else:
+            result = _FORMATS[known][0](path, column)
+    for series in result:
+        check_not_empty(series.values, what=series.what)
+    return result
+
+
+def shape_of_rows(path: Path, *, column: str | int | None) -> tuple[int, int] | None:
+    """Shape (n, M) of a two-dimensional array, without reading it.
+
+    Returns:
+        None where the file does not hold one such array, or its format does not tell.
+
+    Raises:
+        SeppriorError: the file cannot be read.
+    """
+    with _readable(path) as known:
+        return row_shape(path, known, column) if known in _ROW_READERS else None
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[str]:
+    """The format of a file; errors of its reader become lines that name the file."""
+    known = format_of(path)
+    package = _FORMATS[known][1]
     if package:
         try:
             importlib.import_module(package)
@@ -289,7 +292,7 @@ def _read_file(path: Path, column: str | int | None) -> list[Series]:
     try:
         if path.stat().st_size == 0:
             raise SeppriorError(f"{path}: is empty; expected a series of numbers")
-        result = reader(path, column)
+        yield known
     except SeppriorError:
         raise
     except (
@@ -306,9 +309,6 @@ def _read_file(path: Path, column: str | int | None) -> list[Series]:
             f"{path}: cannot be read as {known} ({detail}); the file may be damaged, "
             "protected, or of another format than its suffix says"
         ) from error
-    for series in result:
-        check_not_empty(series.values, what=series.what)
-    return result
 
 
 def _resolve_rate(

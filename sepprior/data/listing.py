@@ -1,0 +1,109 @@
+"""Which files a path stands for: a file, a folder, a pattern, a Parquet dataset."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from sepprior.errors import SeppriorError
+
+SUFFIXES = {
+    "text": (".csv", ".txt", ".tsv", ".dat"),
+    "NPY": (".npy",),
+    "NPZ": (".npz",),
+    "WAV": (".wav", ".wave"),
+    "HDF5": (".h5", ".hdf5", ".hdf"),
+    "Zarr": (".zarr",),
+    "Parquet": (".parquet", ".pq"),
+}
+"""Endings of the names of each format's files; a Zarr store is a folder."""
+_KNOWN = {suffix: name for name, suffixes in SUFFIXES.items() for suffix in suffixes}
+
+
+def format_of(path: Path) -> str:
+    """Format of a file by its suffix.
+
+    Raises:
+        SeppriorError: the suffix is none of `SUFFIXES`.
+    """
+    known = _KNOWN.get(path.suffix.lower())
+    if known is None:
+        given = f"suffix '{path.suffix}'" if path.suffix else "no suffix"
+        raise SeppriorError(f"{path}: has {given}; expected {', '.join(_KNOWN)}")
+    return known
+
+
+def list_files(paths: str | Path | Iterable[str | Path]) -> Iterator[Path]:
+    """All files that paths stand for, in order.
+
+    Args:
+        paths: files; folders, of which all files of a known format are taken, sorted by
+            name; patterns such as ``'runs/**/*.csv'``, where no file has that name;
+            Parquet datasets, partitioned into folders or not; Zarr stores.
+
+    Raises:
+        SeppriorError: nothing there, or nothing of a known format.
+    """
+    for given in [paths] if isinstance(paths, str | Path) else paths:
+        yield from _files(Path(given))
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        if glob.has_magic(str(path)):
+            return _matching(path)
+        raise SeppriorError(f"{path}: no such file or folder")
+    if not path.is_dir() or _is_store(path.name):
+        return [path]
+    try:
+        with os.scandir(path) as scanned:
+            entries = sorted((entry.name, entry.is_dir()) for entry in scanned)
+    except OSError as error:
+        raise SeppriorError(
+            f"{path}: the folder cannot be read ({error.strerror})"
+        ) from error
+    found = [path / name for name, is_dir in entries if _is_input(name, is_dir)]
+    if not found and any(is_dir and "=" in name for name, is_dir in entries):
+        found = _partitions(path)
+    if not found:
+        raise SeppriorError(
+            f"{path}: the folder has no file of a known format; expected "
+            f"{', '.join(_KNOWN)}"
+        )
+    return found
+
+
+def _is_store(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES["Zarr"]
+
+
+def _is_input(name: str, is_dir: bool) -> bool:
+    """Whether an entry of a folder is to be read: of a known format, not hidden."""
+    known = Path(name).suffix.lower() in _KNOWN
+    return known and is_dir == _is_store(name) and not name.startswith(".")
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """Files and stores that match a pattern, sorted by name."""
+    matches = sorted(map(Path, glob.glob(str(pattern), recursive=True)))
+    found = [path for path in matches if _is_input(path.name, path.is_dir())]
+    if not found:
+        raise SeppriorError(
+            f"{pattern}: no file of a known format matches the pattern; expected "
+            f"{', '.join(_KNOWN)}"
+        )
+    return found
+
+
+def _partitions(path: Path) -> list[Path]:
+    """Files of a Parquet dataset whose folders are named ``key=value``."""
+    try:
+        import pyarrow.dataset
+    except ImportError as error:
+        raise SeppriorError(
+            f"{path}: reading a Parquet dataset needs pyarrow; pip install pyarrow"
+        ) from error
+    dataset = pyarrow.dataset.dataset(path, format="parquet", partitioning="hive")
+    return sorted(map(Path, dataset.files))
