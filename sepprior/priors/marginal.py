@@ -8,6 +8,9 @@ from torch import Tensor
 from sepprior.optim import minimize_batch
 from sepprior.priors.base import Decoded, Prior, joint_energy
 
+DERIVATIVES_AT_ONCE = 2**21
+"""Derivatives of the mean that are computed together; memory is bounded by it."""
+
 
 def decode_tangents(prior: Prior, z: Tensor) -> tuple[Decoded, Tensor, Tensor]:
     """Decode latents together with the derivatives of what they decode to.
@@ -26,19 +29,18 @@ def decode_tangents(prior: Prior, z: Tensor) -> tuple[Decoded, Tensor, Tensor]:
         log_precision = decoded.precision.log().expand_as(decoded.mean)
         return decoded.mean, log_precision
 
-    means, logs = [], []
-    for k in range(z.shape[-1]):
-        tangent = torch.zeros_like(z)
-        tangent[:, k] = 1.0
-        mean_k, log_k = torch.func.jvp(outputs, (z,), (tangent,))[1]
-        means.append(mean_k.detach())
-        logs.append(log_k.detach())
+    def derivative(direction: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.func.jvp(outputs, (z,), (direction.expand_as(z),))[1]
+
     with torch.no_grad():
         decoded = prior.decode(z)
-    if not means:
-        empty = decoded.mean.unsqueeze(1)[:, :0]
-        return decoded, empty, empty
-    return decoded, torch.stack(means, 1), torch.stack(logs, 1)
+        if z.shape[-1] == 0:
+            empty = decoded.mean.unsqueeze(1)[:, :0]
+            return decoded, empty, empty
+        directions = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+        at_once = max(1, DERIVATIVES_AT_ONCE // decoded.mean.numel())
+        d_mean, d_log = torch.func.vmap(derivative, chunk_size=at_once)(directions)
+    return decoded, d_mean.transpose(0, 1), d_log.transpose(0, 1)
 
 
 def latent_information(
