@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import solve_triangular, toeplitz
-from scipy.optimize import OptimizeWarning, curve_fit, least_squares
+from scipy.optimize import OptimizeWarning, curve_fit
 
 from sepprior.benchmark.noise import Array
 from sepprior.benchmark.scenarios import PARAMETERS
@@ -31,11 +31,13 @@ GRID_STEP = 0.05
 class Estimate(NamedTuple):
     """A parameter of n measurements: value and standard error, each (n,).
 
-    A standard error that could not be estimated is infinite.
+    A standard error that could not be estimated is infinite. `interval` has the ends of
+    the 95 % interval, (n, 2), where it is not the Gaussian one of value and stderr.
     """
 
     value: Array
     stderr: Array
+    interval: Array | None = None
 
 
 # --- the signal ---------------------------------------------------------------------
@@ -109,7 +111,7 @@ def record_windows(runs: Sequence[Array], window: int) -> Array:
     return np.concatenate(cut) - mean
 
 
-def _whitener(covariance: Array) -> Array:
+def whitener_of(covariance: Array) -> Array:
     """Inverse of the lower Cholesky factor, so that ``W C W^T = 1``."""
     lower = np.linalg.cholesky(covariance)
     return solve_triangular(lower, np.eye(len(lower)), lower=True)
@@ -156,7 +158,7 @@ def whitened_periodogram(
     return grid, 0.5 * np.sum(projected**2, axis=-1), linear
 
 
-def _starts(
+def starts(
     x: Array,
     whitener: Array | None,
     sample_rate: float,
@@ -188,8 +190,8 @@ def gls_scipy(
         fmin: Lowest frequency in Hz.
         fmax: Highest frequency in Hz.
     """
-    starts = _starts(x, _whitener(covariance), sample_rate, fmin, fmax)
-    return _fit_all(x, starts, covariance, sample_rate, fmin, fmax)
+    first = starts(x, whitener_of(covariance), sample_rate, fmin, fmax)
+    return fit_all(x, first, covariance, sample_rate, fmin, fmax)
 
 
 def curve_fit_plain(
@@ -199,25 +201,26 @@ def curve_fit_plain(
 
     The noise level is taken from the residual of the fit.
     """
-    starts = _starts(x, None, sample_rate, fmin, fmax)
-    return _fit_all(x, starts, None, sample_rate, fmin, fmax)
+    first = starts(x, None, sample_rate, fmin, fmax)
+    return fit_all(x, first, None, sample_rate, fmin, fmax)
 
 
-def _fit_all(
+def fit_all(
     x: Array,
-    starts: Array,
+    first: Array,
     covariance: Array | None,
     sample_rate: float,
     fmin: float,
     fmax: float,
 ) -> dict[str, Estimate]:
+    """`curve_fit` for every measurement from its start, (n, 4) in `first`."""
     time = np.arange(x.shape[1]) / sample_rate
     values, errors = np.empty((len(x), 4)), np.empty((len(x), 4))
-    for i, (measurement, start) in enumerate(zip(x, starts, strict=True)):
+    for i, (measurement, start) in enumerate(zip(x, first, strict=True)):
         values[i], errors[i] = _fit_one(
             time, measurement, start, covariance, fmin, fmax
         )
-    return _estimates(values, errors)
+    return estimates_of(values, errors)
 
 
 def _fit_one(
@@ -264,71 +267,7 @@ def _fit_one(
     return value, np.sqrt(np.diag(spread))
 
 
-def cauchy_scipy(
-    x: Array,
-    runs: Sequence[Array],
-    *,
-    sample_rate: float,
-    fmin: float,
-    fmax: float,
-) -> dict[str, Estimate]:
-    """Robust fit: Cauchy loss on the whitened residual, started from `gls_scipy`.
-
-    Minimises ``sum_n c^2 log(1 + (r_n / c)^2)`` with ``r = W (x - s)``. W whitens the
-    autocovariance of the record, c is the robust standard deviation (1.4826 times the
-    median absolute value) of the record's whitened windows. The standard errors are
-    those of an M-estimator,
-
-        cov = E[psi^2] / E[psi']^2 (J^T W^T W J)^-1,     psi(r) = r / (1 + (r/c)^2),
-
-    with the expectations over the record's whitened windows.
-
-    Args:
-        x: (n, N) measurements.
-        runs: Noise-only runs, each (M_i,).
-        sample_rate: Samples per second.
-        fmin: Lowest frequency in Hz.
-        fmax: Highest frequency in Hz.
-    """
-    n_samples = x.shape[1]
-    covariance = record_covariance(runs, n_samples)
-    whitener = _whitener(covariance)
-    white = record_windows(runs, n_samples) @ whitener.T
-    scale = 1.4826 * float(np.median(np.abs(white)))
-    weight = 1 / (1 + (white / scale) ** 2)
-    slope = (1 - (white / scale) ** 2) * weight**2
-    inflation = np.mean((white * weight) ** 2) / np.mean(slope) ** 2
-
-    time = np.arange(n_samples) / sample_rate
-    gls = gls_scipy(x, covariance, sample_rate=sample_rate, fmin=fmin, fmax=fmax)
-    starts = np.stack([gls[name].value for name in PARAMETERS], axis=1)
-    values, errors = np.empty((len(x), 4)), np.empty((len(x), 4))
-    bounds = ([-np.inf, fmin, -np.inf, -np.inf], [np.inf, fmax, np.inf, np.inf])
-    for i, (target, start) in enumerate(zip(x @ whitener.T, starts, strict=True)):
-
-        def residual(p: Array, target: Array = target) -> Array:
-            return whitener @ model(time, *p) - target
-
-        def slopes(p: Array) -> Array:
-            return whitener @ jacobian(time, *p)
-
-        fit = least_squares(
-            residual,
-            np.clip(start, *bounds),
-            jac=slopes,  # pyright: ignore[reportArgumentType]
-            bounds=bounds,
-            x_scale="jac",
-            loss="cauchy",
-            f_scale=scale,
-        )
-        white_jacobian = slopes(fit.x)
-        values[i] = fit.x
-        spread = inflation * np.linalg.pinv(white_jacobian.T @ white_jacobian)
-        errors[i] = np.sqrt(np.diag(spread))
-    return _estimates(values, errors)
-
-
-def _estimates(values: Array, errors: Array) -> dict[str, Estimate]:
+def estimates_of(values: Array, errors: Array) -> dict[str, Estimate]:
     """Fold negative amplitudes and wrap phases, then split the columns."""
     a, f, phi, b = values.T
     phi = wrap(phi + np.where(a < 0, np.pi, 0.0))

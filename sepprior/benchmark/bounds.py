@@ -46,7 +46,7 @@ def true_autocovariance(cell: Cell, *, without: tuple[str, ...] = ()) -> Array:
         without: Components to leave out.
     """
     scenario, rate = cell.scenario, cell.sample_rate
-    if scenario is not SCENARIOS.get(scenario.name):
+    if scenario != SCENARIOS.get(scenario.name):
         return autocovariance(_simulation(cell, without), WINDOW)
     lags = np.arange(WINDOW)
     total = np.zeros(WINDOW)
@@ -57,7 +57,7 @@ def true_autocovariance(cell: Cell, *, without: tuple[str, ...] = ()) -> Array:
 
 
 def _simulation(cell: Cell, without: tuple[str, ...]) -> list[Array]:
-    if cell.scenario.record_noise is not None:
+    if cell.scenario.recorded:
         return noise_record(cell.scenario, cell.duration, RECORD_WINDOWS)
 
     def rest(rng: np.random.Generator, n_samples: int, sample_rate: float) -> Array:
@@ -80,11 +80,12 @@ _COMPONENTS = {
     "bursts": ("pink", "white", "hum", "bursts"),
     "telegraph": ("levels", "white"),
     "pump": ("pink", "white", "pulse"),
+    "article": ("white",),
 }
 
 
 def _component(scenario: str, name: str, lags: Lags, sample_rate: float) -> Array:
-    alone = scenario == name
+    alone = _COMPONENTS[scenario] == (name,)
     if name == "white":
         sd = recipe.WHITE_SD if alone else recipe.STRUCTURED_WHITE_SD
         return np.where(lags == 0, sd**2, 0.0)

@@ -1,124 +1,55 @@
-"""Run methods on the cells of the benchmark and tabulate the scores.
+"""Run methods on the cells of the benchmark.
 
 All methods of a cell see the same trials. The classical ones get one noise-only run of
 20 windows, a learned prior 50 such runs; the first is among them. The result is a long
 table with one row per trial and method:
 
-`scenario`, `duration` (s), `method`, `trial`; for every parameter the estimate
-(`frequency`), `frequency_true`, `frequency_stderr`, the ends of the 95 % interval
-(`frequency_low`, `frequency_high`) and the Cramer-Rao bound (`frequency_bound`);
-`seconds` and `seconds_alone` (time per measurement in the batch, and of a measurement
-fitted on its own), `training_seconds` and the `status` of the fit.
+`scenario`, `duration` (s), `method`, `trial`, `amplitude_strong` (the amplitude from
+which a trial counts as strong); for every parameter the estimate (`frequency`),
+`frequency_true`, `frequency_stderr`, the ends of the 95 % interval (`frequency_low`,
+`frequency_high`) and the Cramer-Rao bound (`frequency_bound`); `detection` (a statistic
+that is larger where a signal is more likely) and `false_alarm` (the probability of as
+much under noise alone, where a method states it); `seconds` and `seconds_alone` (time
+per measurement in the batch, and of a measurement fitted on its own),
+`training_seconds` and the `status` of the fit. Rows with `amplitude_true` of zero are
+of noise alone.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+import contextlib
+import multiprocessing
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from sepprior.benchmark import scores, trained
-from sepprior.benchmark.baselines import (
-    Estimate,
-    cauchy_scipy,
-    curve_fit_plain,
-    gls_scipy,
-    record_covariance,
+from sepprior.benchmark import trained
+from sepprior.benchmark.jobs import (
+    WITHOUT_PRIOR,
+    Job,
+    Outcome,
+    PriorSource,
+    run_job,
+    with_seed,
 )
-from sepprior.benchmark.bounds import gls_true, oracle, trial_bounds
-from sepprior.benchmark.noise import WINDOW, Array
-from sepprior.benchmark.scenarios import (
-    PARAMETERS,
-    SCENARIOS,
-    Cell,
-    Scenario,
-    Trials,
-    cell,
-    make_trials,
-    noise_record,
-)
-from sepprior.config import (
-    GaussianConfig,
-    NoiseConfig,
-    SpecGANConfig,
-)
+from sepprior.benchmark.methods import CLASSICAL
+from sepprior.benchmark.noise import WINDOW
+from sepprior.benchmark.scenarios import SCENARIOS, Cell, Scenario, cells_of
+from sepprior.config import CONFIGS, NoiseConfig, config_from_dict
 from sepprior.errors import SeppriorError
 
-if TYPE_CHECKING:
-    from sepprior.priors.base import Prior
-    from sepprior.result import Parameter
-
-Runs = Sequence[Array]
-
-CLASSICAL_WINDOWS = 20
-"""Windows of the noise-only record for the classical methods: its first run."""
-
 RECIPES: Mapping[str, NoiseConfig] = {
-    "gaussian": GaussianConfig(window=WINDOW),
-    "specgan": SpecGANConfig(window=WINDOW),
+    model: config_from_dict({"model": model, "window": WINDOW}) for model in CONFIGS
 }
-"""Methods that train a prior, and its recipe."""
-
-
-# --- the classical methods ----------------------------------------------------------
-
-
-def _curve_fit(trials: Trials, runs: Runs) -> dict[str, Estimate]:
-    del runs
-    return curve_fit_plain(
-        trials.x, sample_rate=trials.sample_rate, fmin=trials.fmin, fmax=trials.fmax
-    )
-
-
-def _gls(trials: Trials, runs: Runs) -> dict[str, Estimate]:
-    return gls_scipy(
-        trials.x,
-        record_covariance(runs, trials.x.shape[1]),
-        sample_rate=trials.sample_rate,
-        fmin=trials.fmin,
-        fmax=trials.fmax,
-    )
-
-
-def _cauchy(trials: Trials, runs: Runs) -> dict[str, Estimate]:
-    return cauchy_scipy(
-        trials.x,
-        runs,
-        sample_rate=trials.sample_rate,
-        fmin=trials.fmin,
-        fmax=trials.fmax,
-    )
-
-
-def _gls_true(trials: Trials, runs: Runs) -> dict[str, Estimate]:
-    del runs
-    return gls_true(trials)
-
-
-def _oracle(trials: Trials, runs: Runs) -> dict[str, Estimate]:
-    del runs
-    return oracle(trials)
-
-
-CLASSICAL: Mapping[str, Callable[[Trials, Runs], dict[str, Estimate]]] = {
-    "curve_fit": _curve_fit,
-    "gls_scipy": _gls,
-    "cauchy_scipy": _cauchy,
-    "gls_true": _gls_true,
-    "oracle": _oracle,
-}
-"""Methods that need no prior: ``(trials, runs of 20 windows) -> estimates``."""
+"""Methods that train a prior, one of each model, and its recipe."""
 
 METHODS = (*CLASSICAL, *RECIPES)
-"""Every method, in the order of the tables."""
+"""The methods that are run when none is named: all but the peers."""
 
-
-# --- the run ------------------------------------------------------------------------
+OBJECTIVES = ("joint", "plain")
 
 
 def run_benchmark(
@@ -134,8 +65,8 @@ def run_benchmark(
     cache_dir: str | Path | None = None,
     device: str = "auto",
 ) -> pd.DataFrame:
-    """All rows of `iterate_benchmark`, which has the arguments, in one table."""
-    pieces = iterate_benchmark(
+    """The rows of all methods in all cells; arguments as `plan_benchmark`."""
+    jobs = plan_benchmark(
         scenarios,
         methods,
         durations,
@@ -147,10 +78,10 @@ def run_benchmark(
         cache_dir=cache_dir,
         device=device,
     )
-    return pd.concat(list(pieces), ignore_index=True)
+    return pd.concat([each.rows for each in run_jobs(jobs)], ignore_index=True)
 
 
-def iterate_benchmark(
+def plan_benchmark(
     scenarios: Sequence[str | Scenario] | None = None,
     methods: Sequence[str] | None = None,
     durations: Sequence[float] = (10.0, 1.0),
@@ -162,18 +93,19 @@ def iterate_benchmark(
     train_seeds: Sequence[int] = (0,),
     cache_dir: str | Path | None = None,
     device: str = "auto",
-) -> Iterator[pd.DataFrame]:
-    """Run every method on every cell; yields the rows of one method in one cell.
+) -> list[Job]:
+    """Lay out the work: one job per method and cell, cell by cell.
 
-    A method with a prior also yields the classical fits that its results carry, as the
+    A method with a prior also gives the classical fits that its results carry, as the
     methods ``"<method>:gls"`` and ``"<method>:robust"``.
 
     Args:
         scenarios: Names or scenarios of your own; all of `SCENARIOS` by default.
-        methods: Names of `METHODS`, of `recipes` or of `prior_files`; all of `METHODS`
-            by default.
+        methods: Names of `METHODS`, of `peers.PEERS`, of `recipes` or of `prior_files`;
+            all of `METHODS` by default. A prior's name followed by ``/plain`` is the
+            textbook latent optimisation with it.
         durations: Window durations in seconds.
-        trials: Measurements per cell.
+        trials: Measurements per cell, and as many of noise alone.
         seed: Key of the trials and of the records.
         prior_files: Priors to use instead of training one: by method
             (``"specgan"``), or by method and cell (``"specgan:pink10"``).
@@ -185,171 +117,125 @@ def iterate_benchmark(
         device: "auto", "cpu" or "cuda".
 
     Raises:
-        SeppriorError: Unknown scenario or method, or no trials asked for. Raised
-            before anything is computed.
+        SeppriorError: Unknown scenario or method, a method without a prior in some
+            cell, or no trials asked for.
     """
-    prior_files = dict(prior_files or {})
+    files = {name: Path(path) for name, path in (prior_files or {}).items()}
     recipes = {**RECIPES, **(recipes or {})}
-    methods = tuple(METHODS if methods is None else methods)
-    known = {*CLASSICAL, *recipes, *(name.split(":")[0] for name in prior_files)}
-    for method in methods:
-        if method not in known:
-            raise SeppriorError(
-                f"unknown method {method!r}: expected one of {', '.join(sorted(known))}"
-            )
     if trials < 1:
         raise SeppriorError(f"{trials} trials: expected at least 1")
-    names = SCENARIOS if scenarios is None else scenarios
-    cells = [cell(name, duration) for name in names for duration in durations]
-    folder = trained.cache_folder() if cache_dir is None else Path(cache_dir)
-    seeds = tuple(train_seeds)
-    return _run_cells(
-        cells, methods, trials, seed, prior_files, recipes, seeds, folder, device
-    )
-
-
-def _run_cells(
-    cells: Sequence[Cell],
-    methods: Sequence[str],
-    n_trials: int,
-    seed: int,
-    prior_files: Mapping[str, str | Path],
-    recipes: Mapping[str, NoiseConfig],
-    train_seeds: tuple[int, ...],
-    folder: Path,
-    device: str,
-) -> Iterator[pd.DataFrame]:
-    for this in cells:
-        trials = make_trials(this.scenario, this.duration, n_trials, seed)
-        bounds = trial_bounds(trials)
-        for method in methods:
-            path = prior_files.get(f"{method}:{this.label}", prior_files.get(method))
-            if path is not None:
-                prior = trained.load(Path(path), device)
-                fits = _run_prior(method, prior, float("nan"), trials, device)
-            elif method in CLASSICAL:
-                fits = _run_classical(method, trials, seed)
-            elif method in recipes:
-                fits = []
-                for train_seed in train_seeds:
-                    recipe = replace(recipes[method], seed=train_seed)
-                    prior, seconds = trained.cached_prior(
-                        this, recipe, seed, folder, device
-                    )
-                    label = f"{method}@{train_seed}" if train_seeds[1:] else method
-                    fits += _run_prior(label, prior, seconds, trials, device)
-            else:
-                raise SeppriorError(
-                    f"no prior for method {method!r} in cell {this.label}: add "
-                    f"{method + ':' + this.label!r} to the prior files"
-                )
-            for fit in fits:
-                yield _rows(fit, trials, bounds)
-
-
-class _Fit(NamedTuple):
-    """Estimates of one method in one cell, and what they cost."""
-
-    method: str
-    estimates: dict[str, Estimate]
-    intervals: dict[str, Array]  # (n, 2) ends of the 95 % intervals
-    status: Sequence[str]
-    seconds: float
-    seconds_alone: float
-    training_seconds: float
-
-
-def _run_classical(method: str, trials: Trials, seed: int) -> list[_Fit]:
-    this = trials.cell
-    runs = noise_record(this.scenario, this.duration, CLASSICAL_WINDOWS, seed)
-    fit = CLASSICAL[method]
-    start = time.perf_counter()
-    estimates = fit(trials, runs)
-    middle = time.perf_counter()
-    fit(trials.first(1), runs)
-    end = time.perf_counter()
-    return [
-        _Fit(
-            method,
-            estimates,
-            {name: scores.gaussian_interval(*estimates[name]) for name in PARAMETERS},
-            [""] * len(trials.x),
-            (middle - start) / len(trials.x),
-            end - middle,
-            float("nan"),
+    cells = cells_of(list(SCENARIOS) if scenarios is None else scenarios, durations)
+    labels = [this.label for this in cells]
+    if len(set(labels)) < len(labels):
+        raise SeppriorError(
+            f"scenarios {', '.join(labels)}: two have the same name, rename one"
         )
-    ]
-
-
-def _run_prior(
-    method: str, prior: Prior, training_seconds: float, trials: Trials, device: str
-) -> list[_Fit]:
-    start = time.perf_counter()
-    result = trained.separate_trials(trials, prior, device)
-    middle = time.perf_counter()
-    trained.separate_trials(trials.first(1), prior, device)
-    end = time.perf_counter()
-    status = [result.status] if isinstance(result.status, str) else result.status
-    seconds = (middle - start) / len(trials.x)
-    fits = [
-        _Fit(
-            method,
-            _estimates(result.parameters),
-            _intervals(result.parameters),
-            status,
-            seconds,
-            end - middle,
-            training_seconds,
-        )
-    ]
-    nan = float("nan")
-    for name, parameters in result.baselines.items():
-        fits.append(
-            _Fit(
-                f"{method}:{name}",
-                _estimates(parameters),
-                _intervals(parameters),
-                [""] * len(trials.x),
-                nan,
-                nan,
-                nan,
+    objectives = _objectives(METHODS if methods is None else methods)
+    known = {*WITHOUT_PRIOR, *recipes, *(name.split(":")[0] for name in files)}
+    for name, wanted in objectives.items():
+        if name not in known:
+            raise SeppriorError(
+                f"unknown method {name!r}: expected one of {', '.join(sorted(known))}"
             )
+        if name in WITHOUT_PRIOR and name not in files and wanted != ["joint"]:
+            raise SeppriorError(f"method '{name}/plain': {name} has no prior")
+    folder = trained.cache_folder() if cache_dir is None else Path(cache_dir)
+    jobs = []
+    for this in cells:
+        for name, wanted in objectives.items():
+            file = files.get(f"{name}:{this.label}", files.get(name))
+            if file is None and name in WITHOUT_PRIOR:
+                jobs.append(Job(this, name, None, trials, seed))
+                continue
+            for label, recipe in _trainings(this, name, file, recipes, train_seeds):
+                shown = {
+                    label if each == "joint" else f"{label}/{each}": each
+                    for each in wanted
+                }
+                source = PriorSource(file, recipe, folder, device, shown)
+                jobs.append(Job(this, label, source, trials, seed))
+    return jobs
+
+
+def _objectives(methods: Sequence[str]) -> dict[str, list[str]]:
+    """The objectives that are asked for, by name of the method or prior."""
+    found: dict[str, list[str]] = {}
+    for text in methods:
+        name, slash, objective = text.partition("/")
+        if slash and objective not in OBJECTIVES:
+            raise SeppriorError(
+                f"unknown method {text!r}: after the slash, expected one of "
+                f"{', '.join(OBJECTIVES)}"
+            )
+        wanted = found.setdefault(name, [])
+        if (objective or "joint") not in wanted:
+            wanted.append(objective or "joint")
+    return found
+
+
+def _trainings(
+    this: Cell,
+    name: str,
+    file: Path | None,
+    recipes: Mapping[str, NoiseConfig],
+    train_seeds: Sequence[int],
+) -> list[tuple[str, NoiseConfig | None]]:
+    """Names and recipes of the priors of one method; a file needs no recipe."""
+    if file is not None:
+        return [(name, None)]
+    if name not in recipes:
+        raise SeppriorError(
+            f"no prior for method {name!r} in cell {this.label}: add "
+            f"{name + ':' + this.label!r} to the prior files"
         )
-    return fits
+    several = len(train_seeds) > 1
+    return [
+        (f"{name}@{seed}" if several else name, with_seed(recipes[name], seed))
+        for seed in train_seeds
+    ]
 
 
-def _estimates(parameters: Mapping[str, Parameter]) -> dict[str, Estimate]:
-    return {
-        name: Estimate(
-            np.atleast_1d(np.asarray(parameters[name].value, dtype=np.float64)),
-            np.atleast_1d(np.asarray(parameters[name].stderr, dtype=np.float64)),
-        )
-        for name in PARAMETERS
-    }
+def run_jobs(
+    jobs: Sequence[Job], *, processes: int = 1, pieces: Path | None = None
+) -> Iterator[Outcome]:
+    """Run jobs and yield what came of each: in order, or as they end.
+
+    Args:
+        jobs: From `plan_benchmark`.
+        processes: How many jobs run at a time, each in a process of its own with one
+            thread. Their times are then those of a machine shared with the others.
+        pieces: Folder in which the rows of every job are kept; what is already there
+            is read instead of run again.
+    """
+    if processes == 1:
+        for job in jobs:
+            yield run_job(job, pieces)
+        return
+    # A fresh interpreter per process: torch's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with (
+        _one_thread_each(),
+        ProcessPoolExecutor(processes, mp_context=context) as pool,
+    ):
+        futures = [pool.submit(run_job, job, pieces) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _intervals(parameters: Mapping[str, Parameter]) -> dict[str, Array]:
-    return {
-        name: np.asarray(parameters[name].ci95, dtype=np.float64).reshape(-1, 2)
-        for name in PARAMETERS
-    }
-
-
-def _rows(fit: _Fit, trials: Trials, bounds: Mapping[str, Array]) -> pd.DataFrame:
-    columns: dict[str, Any] = {
-        "scenario": trials.cell.scenario.name,
-        "duration": trials.cell.duration,
-        "method": fit.method,
-        "trial": np.arange(len(trials.x)),
-    }
-    for name in PARAMETERS:
-        columns[name] = fit.estimates[name].value
-        columns[f"{name}_true"] = trials.truth[name]
-        columns[f"{name}_stderr"] = fit.estimates[name].stderr
-        columns[f"{name}_low"], columns[f"{name}_high"] = fit.intervals[name].T
-        columns[f"{name}_bound"] = bounds[name]
-    columns["seconds"] = fit.seconds
-    columns["seconds_alone"] = fit.seconds_alone
-    columns["training_seconds"] = fit.training_seconds
-    columns["status"] = list(fit.status)
-    return pd.DataFrame(columns)
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started in this context compute with one thread."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,23 +1,18 @@
-"""Synthetic noise and trials with a known answer.
+"""Noise and trials with a known answer.
 
 A *scenario* is a recipe for stationary noise, a *cell* a scenario at one window
 duration ``T``. Every window holds 300 samples, so a cell's sample rate is ``300 / T``.
-The measurements of a cell are
-
-    x_n = A sin(2 pi f t_n + phi) + b + noise_n,        t_n = n / sample_rate,
-
-with A log-uniform in [0.1, 10], f uniform in [1, 2] Hz, b uniform in [0.1, 10] and phi
-uniform in (-pi, pi].
+The signals of a cell are those of the scenario's `setting`.
 
 Your own scenario is ``Scenario("mine", function)`` with a noise function as in
-`sepprior.benchmark.noise`, or `recorded_scenario`.
+`sepprior.benchmark.noise`; from files see `sepprior.benchmark.recorded`.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -35,6 +30,8 @@ from sepprior.benchmark.noise import pink as pink
 from sepprior.benchmark.noise import pump as pump
 from sepprior.benchmark.noise import telegraph as telegraph
 from sepprior.benchmark.noise import white as white
+from sepprior.benchmark.settings import ARTICLE, STANDARD, Setting, sinusoid
+from sepprior.benchmark.settings import PARAMETERS as PARAMETERS
 from sepprior.errors import SeppriorError
 
 NoiseFunction = Callable[[np.random.Generator, int, float], Array]
@@ -44,9 +41,6 @@ RECORD_WINDOWS = 1000
 """Windows in the whole noise-only record; a shorter record is its beginning."""
 RUN_WINDOWS = 20
 """Windows of one run of the record: the instrument is recorded 50 times."""
-FMIN, FMAX = 0.8, 2.5
-"""Search band in Hz, the same for every method."""
-PARAMETERS = ("amplitude", "frequency", "phase", "bias")
 
 
 @dataclass(frozen=True)
@@ -58,15 +52,17 @@ class Scenario:
         noise: ``(rng, n_samples, sample_rate) -> (n_samples,)``.
         components: The same noise in parts, or None when it has only one.
         known: Names of the components that an oracle is told.
-        record_noise: Where the noise-only record comes from, when that is not `noise`:
-            one continuous series.
+        recorded: The noise-only record, where it was recorded and not drawn from
+            `noise`: runs (M_i,).
+        setting: The signals and the search band.
     """
 
     name: str
     noise: NoiseFunction
     components: ComponentsFunction | None = None
     known: tuple[str, ...] = ()
-    record_noise: NoiseFunction | None = None
+    recorded: tuple[Array, ...] = field(default=(), compare=False)
+    setting: Setting = STANDARD
 
     def parts(
         self, rng: np.random.Generator, n_samples: int, sample_rate: float
@@ -86,6 +82,7 @@ SCENARIOS: dict[str, Scenario] = {
         Scenario("bursts", bursts, bursts_components, ("bursts",)),
         Scenario("telegraph", telegraph, telegraph_components, ("levels",)),
         Scenario("pump", pump, pump_components, ("pulse",)),
+        Scenario("article", white, setting=ARTICLE),
     )
 }
 
@@ -105,46 +102,12 @@ def get_scenario(scenario: str | Scenario) -> Scenario:
     return SCENARIOS[scenario]
 
 
-def recorded_scenario(name: str, values: Array) -> Scenario:
-    """A scenario whose noise is cut from a recording at random places.
-
-    The samples of the recording are taken to be at the sample rate of the cell. The
-    training record comes from the first half, the noise of the trials from the second,
-    so that no method has seen the noise that it is tested on.
-
-    Args:
-        name: Name of the scenario.
-        values: (M,) recorded noise, M at least four windows.
-
-    Raises:
-        SeppriorError: The recording is too short, not one-dimensional or not finite.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or values.size < 4 * WINDOW or not np.isfinite(values).all():
-        raise SeppriorError(
-            f"recorded noise {name!r} has shape {values.shape}: expected one series of "
-            f"at least {4 * WINDOW} finite samples"
-        )
-    half = values.size // 2
-
-    def crop(rng: np.random.Generator, n_samples: int, sample_rate: float) -> Array:
-        del sample_rate
-        start = rng.integers(values.size - half - n_samples + 1)
-        return values[half + start : half + start + n_samples].copy()
-
-    def record(rng: np.random.Generator, n_samples: int, sample_rate: float) -> Array:
-        del rng, sample_rate
-        return values[: min(half, n_samples)].copy()
-
-    return Scenario(name, crop, record_noise=record)
-
-
 # --- cells and trials ---------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A scenario at one window duration (s); the label is e.g. ``pink10``."""
+    """A scenario at one window duration (s)."""
 
     scenario: Scenario
     duration: float
@@ -156,19 +119,36 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Name of the scenario followed by the duration in seconds."""
+        """Name and duration in seconds, as ``pink10``; the name where that is fixed."""
+        if self.scenario.setting.duration is not None:
+            return self.scenario.name
         return f"{self.scenario.name}{self.duration:g}"
 
 
-def cell(name: str | Scenario, T: float) -> Cell:
+def cell(name: str | Scenario, T: float | None = None) -> Cell:
     """The cell of scenario `name` with windows of `T` seconds.
 
+    `T` is left out, or without effect, where the scenario's setting fixes it.
+
     Raises:
-        SeppriorError: Unknown scenario, or `T` is not a positive number.
+        SeppriorError: Unknown scenario, or `T` is missing or not a positive number.
     """
-    if not (np.isfinite(T) and T > 0):
+    scenario = get_scenario(name)
+    duration = scenario.setting.duration or T
+    if duration is None or not (np.isfinite(duration) and duration > 0):
         raise SeppriorError(f"window duration {T!r}: expected a positive number (s)")
-    return Cell(get_scenario(name), float(T))
+    return Cell(scenario, float(duration))
+
+
+def cells_of(
+    scenarios: Sequence[str | Scenario], durations: Sequence[float]
+) -> list[Cell]:
+    """Every scenario at every duration, or at its own where it has one."""
+    found = []
+    for name in scenarios:
+        fixed = get_scenario(name).setting.duration
+        found += [cell(name, T) for T in ([fixed] if fixed else durations)]
+    return found
 
 
 @dataclass(frozen=True)
@@ -177,13 +157,11 @@ class Trials:
 
     Attributes:
         x: (n, 300) measurements.
-        truth: The true values of `PARAMETERS`, each (n,).
+        truth: The true values of `PARAMETERS`, each (n,). In trials without a signal
+            the amplitude is zero, frequency and phase are NaN.
         noise: (n, 300) noise in `x`.
         components: The parts of the noise, each (n, 300).
         cell: Scenario and duration.
-        sample_rate: Samples per second.
-        fmin: Lower end of the search band in Hz.
-        fmax: Upper end of the search band in Hz.
     """
 
     x: Array
@@ -191,9 +169,21 @@ class Trials:
     noise: Array
     components: dict[str, Array]
     cell: Cell
-    sample_rate: float
-    fmin: float = FMIN
-    fmax: float = FMAX
+
+    @property
+    def sample_rate(self) -> float:
+        """Samples per second."""
+        return self.cell.sample_rate
+
+    @property
+    def fmin(self) -> float:
+        """Lower end of the search band in Hz."""
+        return self.cell.scenario.setting.fmin
+
+    @property
+    def fmax(self) -> float:
+        """Upper end of the search band in Hz."""
+        return self.cell.scenario.setting.fmax
 
     @property
     def time(self) -> Array:
@@ -211,35 +201,14 @@ class Trials:
         )
 
 
-def sinusoid(time: Array, truth: Mapping[str, Array]) -> Array:
-    """``A sin(2 pi f t + phi) + b`` for n sets of parameters, (n, len(time))."""
-    a, f, phi, b = (np.asarray(truth[name])[:, None] for name in PARAMETERS)
-    return a * np.sin(2 * np.pi * f * time + phi) + b
-
-
-def draw_signals(rng: np.random.Generator, n: int) -> dict[str, Array]:
-    """Parameters of `n` random signals; the first ones do not depend on `n`.
-
-    Returns:
-        Amplitude, frequency (Hz), phase (rad, in (-pi, pi]) and bias, each (n,).
-    """
-    u = rng.random((n, 4))
-    return {
-        "amplitude": 0.1 * 100.0 ** u[:, 0],
-        "frequency": 1.0 + u[:, 1],
-        "phase": np.pi * (1.0 - 2.0 * u[:, 2]),
-        "bias": 0.1 + 9.9 * u[:, 3],
-    }
-
-
 def _streams(this: Cell, seed: int) -> list[np.random.SeedSequence]:
-    """Independent streams for the training record, the signals and the noise."""
+    """Independent streams: record, signals, noise, and noise without a signal."""
     key = [seed, zlib.crc32(this.scenario.name.encode()), int(this.duration * 10)]
-    return np.random.SeedSequence(key).spawn(3)
+    return np.random.SeedSequence(key).spawn(4)
 
 
 def make_trials(
-    scenario: str | Scenario, T: float, n_trials: int, seed: int = 0
+    scenario: str | Scenario, T: float | None, n_trials: int, seed: int = 0
 ) -> Trials:
     """Draw the measurements of one cell.
 
@@ -247,27 +216,42 @@ def make_trials(
     ones; trial i is the same whatever `n_trials`, and independent of `noise_record`.
     """
     this = cell(scenario, T)
-    _, signal_key, noise_key = _streams(this, seed)
-    truth = draw_signals(np.random.default_rng(signal_key), n_trials)
-    drawn = [
-        this.scenario.parts(np.random.default_rng(key), WINDOW, this.sample_rate)
-        for key in noise_key.spawn(n_trials)
-    ]
-    components = {name: np.stack([part[name] for part in drawn]) for name in drawn[0]}
+    _, signal_key, noise_key, _ = _streams(this, seed)
+    truth = this.scenario.setting.draw(np.random.default_rng(signal_key), n_trials)
+    components = _draw_noise(this, noise_key, n_trials)
     noise = total(components)
     time = np.arange(WINDOW) / this.sample_rate
-    return Trials(
-        x=sinusoid(time, truth) + noise,
-        truth=truth,
-        noise=noise,
-        components=components,
-        cell=this,
-        sample_rate=this.sample_rate,
-    )
+    return Trials(sinusoid(time, truth) + noise, truth, noise, components, this)
+
+
+def make_noise_trials(
+    scenario: str | Scenario, T: float | None, n_trials: int, seed: int = 0
+) -> Trials:
+    """Measurements without a signal, noise and bias alone, to count false alarms on."""
+    this = cell(scenario, T)
+    *_, noise_key = _streams(this, seed)
+    bias_key, noise_key = noise_key.spawn(2)
+    drawn = this.scenario.setting.draw(np.random.default_rng(bias_key), n_trials)
+    components = _draw_noise(this, noise_key, n_trials)
+    noise = total(components)
+    nothing = np.full(n_trials, np.nan)
+    truth = {"amplitude": np.zeros(n_trials), "frequency": nothing, "phase": nothing}
+    truth["bias"] = drawn["bias"]
+    return Trials(drawn["bias"][:, None] + noise, truth, noise, components, this)
+
+
+def _draw_noise(
+    this: Cell, key: np.random.SeedSequence, n_trials: int
+) -> dict[str, Array]:
+    drawn = [
+        this.scenario.parts(np.random.default_rng(child), WINDOW, this.sample_rate)
+        for child in key.spawn(n_trials)
+    ]
+    return {name: np.stack([part[name] for part in drawn]) for name in drawn[0]}
 
 
 def noise_record(
-    scenario: str | Scenario, T: float, n_windows: int, seed: int = 0
+    scenario: str | Scenario, T: float | None, n_windows: int, seed: int = 0
 ) -> list[Array]:
     """The noise-only record of a cell: separate runs of 20 windows each.
 
@@ -275,19 +259,29 @@ def noise_record(
     measurements (the phases of the hum, of the pump) is random between runs as well;
     one long run would show a single value of it and let a learned prior take that for a
     law. A shorter record is the beginning of a longer one: 20 windows are its first
-    run. The record of a scenario with `record_noise` is what was recorded, one run.
+    run. Where the scenario was recorded, the record is what was recorded.
 
     Returns:
-        The runs, each (6000,) but for the last one; `n_windows` windows in all, fewer
-        when no more was recorded.
+        The runs, `n_windows` windows in all (fewer when no more was recorded); those
+        that are drawn have 6000 samples each, but for the last one.
     """
     this = cell(scenario, T)
-    record_key, _, _ = _streams(this, seed)
-    recorded = this.scenario.record_noise
-    if recorded is not None:
-        rng = np.random.default_rng(record_key)
-        return [recorded(rng, WINDOW * n_windows, this.sample_rate)]
+    record_key, *_ = _streams(this, seed)
+    if this.scenario.recorded:
+        return _beginning(this.scenario.recorded, WINDOW * n_windows)
     return draw_runs(this.scenario.noise, record_key, n_windows, this.sample_rate)
+
+
+def _beginning(runs: Sequence[Array], n_samples: int) -> list[Array]:
+    """The first `n_samples` of the runs; the last piece has more than one window."""
+    kept = []
+    for run in runs:
+        piece = run[:n_samples]
+        if kept and piece.size <= WINDOW:
+            break
+        kept.append(piece)
+        n_samples -= piece.size
+    return kept
 
 
 def draw_runs(

@@ -1,6 +1,7 @@
 """How good a method is on trials with a known answer.
 
-Every score splits the trials into strong (A >= 1) and weak ones (A < 1). A trial is an
+Every score splits the trials into strong and weak ones: an amplitude of at least 1 or
+less, where the setting does not scale it. A trial is an
 *outlier* when its frequency is off by more than ``0.5 / T``: it found another peak.
 Conventions:
 
@@ -18,14 +19,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.stats import beta, norm
 
 from sepprior.benchmark.baselines import wrap
 from sepprior.benchmark.noise import Array
 from sepprior.errors import SeppriorError
 
-STRONG = 1.0
-"""Amplitude from which a trial is strong."""
 OUTLIER = 0.5
 """Largest frequency error of a trial that is not an outlier, in units of 1 / T."""
 
@@ -46,6 +45,54 @@ def rms_ratio(error: Array, bound: Array) -> float:
     if len(error) == 0:
         return float("nan")
     return float(np.sqrt(np.mean((np.asarray(error) / bound) ** 2)))
+
+
+def rms_intervals(
+    squares: Array, *, level: float = 0.95, resamples: int = 1000
+) -> Array:
+    """Percentile bootstrap over trials of the root of the mean of each row.
+
+    Args:
+        squares: (k, n) squares of error over bound, of k parameters in n trials.
+        level: Probability of the intervals.
+        resamples: Bootstrap resamples; all rows share them.
+
+    Returns:
+        (k, 2) ends; NaN with fewer than two trials.
+    """
+    k, n = squares.shape
+    if n < 2:
+        return np.full((k, 2), np.nan)
+    means = _resampled(squares, resamples, seed=0) / n
+    tail = 50 * (1 - level)
+    return np.sqrt(np.percentile(means, [tail, 100 - tail], axis=1)).T
+
+
+def rate_interval(hits: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """Clopper-Pearson interval of a rate; NaN without trials."""
+    if trials == 0:
+        return float("nan"), float("nan")
+    tail = (1 - level) / 2
+    low = beta.ppf(tail, hits, trials - hits + 1) if hits else 0.0
+    high = beta.ppf(1 - tail, hits + 1, trials - hits) if hits < trials else 1.0
+    return float(low), float(high)
+
+
+def detected(statistic: Array, noise: Array, false_alarms: float) -> NDArray[np.bool_]:
+    """Which trials exceed the threshold that noise alone exceeds at a given rate, (n,).
+
+    The threshold is the empirical quantile over the trials without a signal: with 400
+    of them and a rate of 1 % the true rate lies between 0.3 and 2.5 % (95 %).
+    """
+    threshold = np.quantile(noise, 1 - false_alarms, method="higher")
+    return np.asarray(statistic) > threshold
+
+
+def _resampled(squares: Array, resamples: int, seed: int) -> Array:
+    """Sums over bootstrap samples of the trials, (k, resamples) from (k, n)."""
+    rng = np.random.default_rng(seed)
+    n = squares.shape[1]
+    return squares @ rng.multinomial(n, np.full(n, 1 / n), size=resamples).T
 
 
 def coverage(error: Array, stderr: Array, level: float) -> float:
@@ -130,10 +177,7 @@ def paired_ratio(
     if len(error) == 0:
         return Ratio(float("nan"), float("nan"), float("nan"))
     squares = np.stack([(error / bound) ** 2, (reference / bound) ** 2])
-    rng = np.random.default_rng(seed)
-    n = squares.shape[1]
-    counts = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
-    top, bottom = squares @ counts.T
+    top, bottom = _resampled(squares, resamples, seed)
     tail = 50 * (1 - level)
     low, high = np.percentile(np.sqrt(top / bottom), [tail, 100 - tail])
     value = np.sqrt(squares[0].sum() / squares[1].sum())

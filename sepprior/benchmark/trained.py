@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from sepprior.result import Separation
 
 
-def separate_trials(trials: Trials, prior: Prior, device: str) -> Separation:
+def separate_trials(
+    trials: Trials, prior: Prior, device: str, objective: str
+) -> Separation:
     """The one place where the benchmark calls the library's own separation."""
     from sepprior.separation import separate
 
@@ -35,6 +37,7 @@ def separate_trials(trials: Trials, prior: Prior, device: str) -> Separation:
         sample_rate=trials.sample_rate,
         fmin=trials.fmin,
         fmax=trials.fmax,
+        objective=objective,
         device=device,
     )
 

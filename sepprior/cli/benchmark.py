@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from sepprior import __version__
-from sepprior.cli.options import device_option, path_type, seed_option
+from sepprior.cli.options import (
+    column_option,
+    device_option,
+    path_type,
+    sample_rate_option,
+    seed_option,
+)
 from sepprior.errors import SeppriorError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pandas
+
+    from sepprior.benchmark import Scenario
+    from sepprior.benchmark.jobs import Job, Outcome
 
 REFERENCE = "gls_scipy"
 """Method that the others are compared with."""
-SHOWN = ["scenario", "duration", "method", "amplitude", "frequency", "phase", "bias"]
-"""Columns of the summary that are printed."""
 
 
 @click.command("benchmark")
-@click.option("--scenario", multiple=True, metavar="NAME", help="Only this noise.")
+@click.option(
+    "--scenario",
+    multiple=True,
+    metavar="NAME",
+    help="Only this noise; FILE.py:FUNCTION for one of your own.",
+)
+@click.option(
+    "--noise",
+    type=path_type,
+    metavar="FILE",
+    help="A recording of noise, into which known sinusoids are put.",
+)
+@column_option
+@sample_rate_option
 @click.option(
     "--duration",
     multiple=True,
@@ -36,14 +59,20 @@ SHOWN = ["scenario", "duration", "method", "amplitude", "frequency", "phase", "b
     metavar="METHOD[:CELL]=FILE",
     help="Use this prior, as in specgan:pump1=FILE, instead of training one.",
 )
-@click.option("--method", multiple=True, metavar="NAME", help="Only this method.")
+@click.option(
+    "--method",
+    multiple=True,
+    metavar="NAME",
+    help="Only this method; specgan/plain is its textbook objective.",
+)
+@click.option("--peers", is_flag=True, help="Also methods of other packages.")
 @click.option(
     "--trials",
     type=click.IntRange(min=1),
     default=400,
     show_default=True,
     metavar="N",
-    help="Measurements per scenario.",
+    help="Measurements per cell, and as many of noise alone.",
 )
 @click.option(
     "--train-seed",
@@ -52,6 +81,15 @@ SHOWN = ["scenario", "duration", "method", "amplitude", "frequency", "phase", "b
     metavar="N",
     help="Seed of the training; several give a prior each.  [default: 0]",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Jobs at a time, of one thread each.",
+)
+@click.option("--resume", is_flag=True, help="Keep what an interrupted run has done.")
 @device_option
 @seed_option
 @click.option(
@@ -65,33 +103,40 @@ SHOWN = ["scenario", "duration", "method", "amplitude", "frequency", "phase", "b
 )
 def benchmark_command(
     scenario: tuple[str, ...],
+    noise: Path | None,
+    column: str | None,
+    sample_rate: float | None,
     duration: tuple[float, ...],
     prior: tuple[str, ...],
     method: tuple[str, ...],
+    peers: bool,
     trials: int,
     train_seed: tuple[int, ...],
+    processes: int,
+    resume: bool,
     device: str,
     seed: int,
     output: Path,
 ) -> None:
     """Measure methods on synthetic measurements with a known truth.
 
-    Writes trials.csv, one line per fit, and summary.md. --scenario, --duration,
-    --method, --prior and --train-seed can be given several times; without --scenario
-    and --method, all are run.
+    A cell is a kind of noise at one window length; all methods see the same trials.
+    Writes trials.csv (and trials.parquet where pyarrow is installed), one line per fit,
+    summary.md and summary.json. --scenario, --duration, --method, --prior and
+    --train-seed can be given several times.
     """
-    from sepprior.outputs import check_output_folder, whole_files
+    from sepprior.outputs import check_output_folder
 
     check_output_folder(output)
     files_of = _prior_files(prior)
 
-    import pandas as pd
+    from sepprior.benchmark import METHODS, WITHOUT_PRIOR, plan_benchmark, run_jobs
+    from sepprior.benchmark.peers import PEERS
 
-    from sepprior.benchmark import iterate_benchmark, summary, to_markdown
-
-    pieces = iterate_benchmark(
-        scenario or None,
-        method or None,
+    names = [*(method or METHODS), *(PEERS if peers else ())]
+    jobs = plan_benchmark(
+        _scenarios(scenario, noise, column, sample_rate),
+        list(dict.fromkeys(names)),
         duration or (10.0, 1.0),
         trials=trials,
         seed=seed,
@@ -99,28 +144,71 @@ def benchmark_command(
         train_seeds=train_seed or (0,),
         device=device,
     )
-    rows = pd.DataFrame()
-    files = (output / "trials.csv", output / "summary.md")
-    command = [f"--trials {trials} --seed {seed}"]
-    command += [f"--scenario {shlex.quote(name)}" for name in scenario]
-    command += [f"--duration {value:g}" for value in duration]
-    command += [f"--method {shlex.quote(name)}" for name in method]
-    command += [f"--train-seed {value}" for value in train_seed]
-    command += [f"--prior {shlex.quote(text)}" for text in prior]
-    for piece in pieces:
-        rows = pd.concat([rows, piece], ignore_index=True)
-        # Rewritten after every cell: an interrupted run keeps what was measured.
-        with whole_files(files[0]) as (table,):
-            rows.to_csv(table, index=False)
-        first = piece.iloc[0]
-        click.echo(
-            f"{first['scenario']}, {first['duration']:g} s: {first['method']}", err=True
+    pieces = output / "pieces"
+    if pieces.exists() and not resume:
+        shutil.rmtree(pieces)
+    outcomes = _with_progress(
+        run_jobs(jobs, processes=processes, pieces=pieces), len(jobs)
+    )
+    place = {job.label: number for number, job in enumerate(jobs)}
+    outcomes.sort(key=lambda outcome: place[outcome.job.label])
+
+    import pandas as pd
+
+    rows = pd.concat([outcome.rows for outcome in outcomes], ignore_index=True)
+    context = click.get_current_context()
+    missing = [(each.job, each.reason) for each in outcomes if each.reason is not None]
+    if rows.empty:
+        raise SeppriorError(
+            "none of the methods could be run: "
+            + "; ".join(f"{job.label}: {reason}" for job, reason in missing)
         )
-    with whole_files(files[1]) as (text,):
-        text.write_text(_summary(rows, " ".join(command)), encoding="utf-8")
-    click.echo("RMS error over the bound, strong trials:\n")
-    click.echo(to_markdown(pd.DataFrame(summary(rows), columns=SHOWN)))
-    click.echo(f"written: {', '.join(map(str, files))}")
+    how = {name: each.how for name, each in WITHOUT_PRIOR.items()}
+    from sepprior.benchmark import grid, summary, to_markdown
+
+    table = summary(rows)
+    written = _write(output, rows, table, missing, how, _command_line(context))
+    click.echo("RMS error over the bound, strong trials, amplitude/frequency:\n")
+    click.echo(to_markdown(grid(table, ("amplitude", "frequency"))))
+    for job, reason in missing:
+        click.echo(f"not run: {job.label}: {reason}")
+    click.echo(f"written: {', '.join(map(str, written))}")
+
+
+def _scenarios(
+    names: tuple[str, ...],
+    noise: Path | None,
+    column: str | None,
+    sample_rate: float | None,
+) -> list[str | Scenario] | None:
+    """The scenarios that were named; None means all."""
+    from sepprior.benchmark import file_scenario, recorded_scenario
+    from sepprior.data import read_recordings
+
+    found: list[str | Scenario] = [
+        file_scenario(name) if ".py:" in name else name for name in names
+    ]
+    if noise is not None:
+        recording = read_recordings(noise, sample_rate=sample_rate, column=column)
+        found.append(recorded_scenario(noise.stem, recording))
+    elif column is not None or sample_rate is not None:
+        raise SeppriorError(
+            "--column and --sample-rate say how to read a recording: add --noise FILE"
+        )
+    return found or None
+
+
+def _with_progress(outcomes: Iterator[Outcome], total: int) -> list[Outcome]:
+    """Collect the outcomes behind a progress bar."""
+    from tqdm import tqdm
+
+    done: list[Outcome] = []
+    with tqdm(total=total, unit="job", disable=None, dynamic_ncols=True) as bar:
+        for outcome in outcomes:
+            done.append(outcome)
+            bar.set_description(outcome.job.label)
+            bar.update()
+    return done
 
 
 def _prior_files(options: tuple[str, ...]) -> dict[str, Path]:
@@ -146,14 +234,82 @@ def _prior_files(options: tuple[str, ...]) -> dict[str, Path]:
     return files
 
 
-def _summary(rows: pandas.DataFrame, options: str) -> str:
+def _command_line(context: click.Context) -> str:
+    """The command with the options that were given and matter to the numbers."""
+    words = ["sepprior benchmark"]
+    for option in context.command.params:
+        name = str(option.name)
+        given = context.get_parameter_source(name)
+        if given is None or given.name == "DEFAULT" or name in ("resume", "output"):
+            continue
+        value = context.params[name]
+        for each in value if isinstance(value, tuple) else (value,):
+            words.append(option.opts[0])
+            if not isinstance(each, bool):
+                words.append(shlex.quote(str(each)))
+    return " ".join(words)
+
+
+def _write(
+    folder: Path,
+    rows: pandas.DataFrame,
+    table: pandas.DataFrame,
+    missing: list[tuple[Job, str]],
+    how: dict[str, str],
+    command: str,
+) -> list[Path]:
+    """Write every trial and the tables."""
+    import importlib.util
+
+    from sepprior.outputs import to_json, whole_files
+
+    files = [folder / name for name in ("trials.csv", "summary.md", "summary.json")]
+    with whole_files(*files) as (trials, text, plain):
+        rows.to_csv(trials, index=False)
+        text.write_text(_summary(rows, table, missing, command), encoding="utf-8")
+        described = {name: how[name] for name in table["method"] if name in how}
+        content = {
+            "version": __version__,
+            "command": command,
+            "methods": described,
+            "summary": table.to_dict("records"),
+            "not_run": [
+                {"cell": job.cell.label, "method": job.name, "reason": reason}
+                for job, reason in missing
+            ],
+        }
+        plain.write_text(to_json(content, indent=1) + "\n", encoding="utf-8")
+    if importlib.util.find_spec("pyarrow") is not None:
+        files.append(folder / "trials.parquet")
+        with whole_files(files[-1]) as (trials,):
+            rows.to_parquet(trials, index=False)
+    return files
+
+
+def _summary(
+    rows: pandas.DataFrame,
+    table: pandas.DataFrame,
+    missing: list[tuple[Job, str]],
+    command: str,
+) -> str:
     """The tables of a run and the command that made them, in Markdown."""
-    from sepprior.benchmark import compare, summary, to_markdown
+    import pandas as pd
+
+    from sepprior.benchmark import compare, grid, to_markdown
 
     parts = [
-        f"Made by `sepprior benchmark {options}` of version {__version__}.\n",
-        "RMS errors are over the bound, of the strong trials without outliers.\n",
-        to_markdown(summary(rows)),
+        f"Made by `{command}` of version {__version__}.\n",
+        "RMS errors are over the bound, of the trials without outliers.\n",
+        "Strong trials, amplitude/frequency/phase/bias:\n",
+        to_markdown(grid(table, ("amplitude", "frequency", "phase", "bias"))),
+        "Outliers, share of the strong/weak trials:\n",
+        to_markdown(grid(table, ("outliers", "outliers_weak"))),
+        "Coverage of the 68 %/95 % intervals of the frequency:\n",
+        to_markdown(grid(table, ("frequency_68", "frequency_95"))),
+        "Weak signals detected at 1 % false alarms:\n",
+        to_markdown(grid(table, ("detected",))),
+        "Everything:\n",
+        to_markdown(table),
     ]
     cells = ["scenario", "duration"]
     if all(REFERENCE in set(part["method"]) for _, part in rows.groupby(cells)):
@@ -161,4 +317,8 @@ def _summary(rows: pandas.DataFrame, options: str) -> str:
             f"RMS error over that of {REFERENCE}, with 95 % intervals:\n",
             to_markdown(compare(rows, REFERENCE)),
         ]
+    if missing:
+        reasons = [(job.cell.label, job.name, reason) for job, reason in missing]
+        left_out = pd.DataFrame(reasons, columns=["cell", "method", "reason"])
+        parts += ["Not run:\n", to_markdown(left_out)]
     return "# Benchmark\n\n" + "\n".join(parts)
