@@ -85,3 +85,28 @@ def check_options(
         raise SeppriorError(f"objective={objective!r}: give 'joint' or 'plain'")
     if starts is not None and starts < 1:
         raise SeppriorError(f"starts={starts!r}: give a positive integer")
+
+
+def check_signal(
+    signal: object, components: int | str, *, fmin: float | None, fmax: float | None
+) -> None:
+    """Refuse a signal together with options that mean nothing for it."""
+    if callable(signal):
+        if components != 1:
+            raise SeppriorError(
+                f"components={components!r} means nothing for a function; "
+                "write the components into it"
+            )
+        if fmin is not None or fmax is not None:
+            raise SeppriorError(
+                "fmin and fmax mean nothing for a function; give bounds of its "
+                "parameters"
+            )
+    elif not isinstance(signal, str):
+        raise SeppriorError(
+            f"signal={signal!r}: give a name or a function f(t, a, b, ...)"
+        )
+    elif components == "auto" and signal != "sinusoid":
+        raise SeppriorError(
+            f"components='auto' counts sinusoids; give the number for '{signal}'"
+        )

@@ -12,7 +12,8 @@ def units_of(name: str) -> str:
 
     The number of a component is ignored: `frequency_2` is in Hz as `frequency` is.
     """
-    return {"frequency": "Hz", "phase": "rad"}.get(name.split("_")[0], "")
+    units = {"frequency": "Hz", "phase": "rad", "decay": "1/s", "chirp": "Hz/s"}
+    return units.get(name.split("_")[0], "")
 
 
 def format_uncertain(

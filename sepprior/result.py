@@ -251,14 +251,18 @@ _TRUE_FALSE_WORDS = {
         "the prior adds nothing to GLS here: GLS would do",
         "the prior adds to GLS here",
     ),
+    "unresolved": (
+        "two of the frequencies are not told apart",
+        "the frequencies are told apart",
+    ),
     "at_bound": (
-        "a frequency is at the edge of the band: widen fmin and fmax",
-        "no frequency is at the edge of the band",
+        "a parameter is at its bound",
+        "no parameter is at its bound",
     ),
 }
 _NUMBER_WORDS = {
     "method": "the answer is that of: {}",
-    "restart_agreement": "share of the starts that found the same frequency: {}",
+    "restart_agreement": "share of the starts that found the same answer: {}",
     "chi_square": "chi-square of the whitened residual per sample: {} (expected 1)",
     "log_evidence_over_gls": "log evidence for the prior's answer over that of GLS: "
     "{} nats",

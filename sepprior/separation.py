@@ -9,29 +9,32 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from sepprior import signals
-from sepprior.arguments import check_options, checked_band, checked_measurements
+from sepprior.arguments import (
+    check_options,
+    check_signal,
+    checked_band,
+    checked_measurements,
+)
 from sepprior.checkpoint import resolve_device
 from sepprior.formatting import units_of
 from sepprior.inference import calibration, novelty
-from sepprior.inference.pipeline import (
-    N_PEAKS,
-    Answer,
-    Outcome,
-    analyse,
-    choose_components,
-)
-from sepprior.inference.record import Record, lay_out, unlay
+from sepprior.inference.components import choose_components, unresolved
+from sepprior.inference.detection import NullGains, no_signal_energy, null_gains
+from sepprior.inference.pipeline import N_PEAKS, Answer, Outcome, analyse
+from sepprior.inference.record import MaskedWhitener, lay_out, unlay
 from sepprior.priors import PlainPrior, Prior
 from sepprior.rates import check_sample_rate
 from sepprior.result import Parameter, Separation
+from sepprior.signals import Form, Geometry, Sinusoids, build_form
+from sepprior.signals.build import Bounds, Expected, Signal, Values
+from sepprior.signals.form import bounds_of
+from sepprior.status import FOREIGN, describe
+from sepprior.transforms import Whitener
 
 BATCH_WINDOWS = 256
 """Windows worked on at a time; memory is bounded by it."""
 GAIN_SIGMAS = 2.0
 """Standard errors by which a prior's held-out likelihood must beat the Gaussian's."""
-FOREIGN = 1e-4
-"""Probability of unchanged noise below which the prior is not used at all."""
 NO_DETECTION = 0.01
 """False-alarm probability above which a signal counts as not detected."""
 BOUND_MARGIN = 1e-6
@@ -44,16 +47,21 @@ def separate(
     x: ArrayLike | Tensor,
     prior: Prior,
     *,
+    signal: Signal = "sinusoid",
     sample_rate: float | None = None,
     fmin: float | None = None,
     fmax: float | None = None,
     components: int | Literal["auto"] = 1,
+    bounds: Bounds | None = None,
+    fixed: Values | None = None,
+    guess: Values | None = None,
+    expected: Expected | None = None,
     objective: str = "joint",
     starts: int | None = None,
     seed: int = 0,
     device: str | None = None,
 ) -> Separation:
-    """Separate measurements into a sum of sinusoids and the instrument's noise.
+    """Separate measurements into a signal of known form and the instrument's noise.
 
     ``x = s(t; theta) + n`` with n from the frozen `prior`. Minimises
     ``-log p(x - s(theta) | z) - log p(z)`` over the parameters theta and the prior's
@@ -65,13 +73,22 @@ def separate(
         x: shape (N,) or (B, N), data units; NaN marks missing samples. Shorter or
             longer than the prior's window is fine.
         prior: from `load_prior` or `train_noise`.
+        signal: "sinusoid" (a sum of them), "harmonics" (of one fundamental), "damped"
+            (an exponentially damped sinusoid), "chirp" (a linear one), or a function
+            f(t, a, b, ...) of torch operations, t in seconds from the first sample.
+            Default values in its signature are starting guesses.
         sample_rate: Hz; must be the prior's (default).
         fmin: lowest frequency to search, Hz (default: one cycle in the record).
         fmax: highest frequency to search, Hz (default: just below Nyquist).
-        components: number of sinusoids, or "auto" (one measurement only).
+        components: number of sinusoids or harmonics; "auto" chooses the number of
+            sinusoids (one measurement only).
+        bounds: lowest and highest value of parameters by name; None for an open end.
+        fixed: values of parameters that are known.
+        guess: values to start from; a frequency is searched within 1 / T of it.
+        expected: mean and standard deviation of Gaussian priors on parameters.
         objective: "joint", or "plain": squared error to the generator's waveform alone,
             the textbook baseline.
-        starts: periodogram peaks that are followed (default 4).
+        starts: points of the search that are followed (default 4).
         seed: seed of the random proposals for z.
         device: where to compute; default: where the prior is.
 
@@ -89,6 +106,7 @@ def separate(
     check_sample_rate(rate, prior.sample_rate, subject="x")
     low, high = checked_band(fmin, fmax, rate, data.shape[1])
     check_options(components, objective, starts, len(data))
+    check_signal(signal, components, fmin=fmin, fmax=fmax)
     if objective == "plain":
         prior = PlainPrior(prior)
     count = components
@@ -99,7 +117,20 @@ def separate(
             level=prior.level,
             sample_rate=rate,
         )
-        count = choose_components(prior, record, fmin=low, fmax=high)
+        count = choose_components(prior, record, fmin=low, fmax=high, seed=seed)
+    geometry = Geometry(data.shape[1], rate)
+    form = build_form(
+        signal,
+        geometry,
+        components=int(count),
+        fmin=low,
+        fmax=high,
+        bounds=bounds,
+        fixed=fixed,
+        guess=guess,
+        expected=expected,
+    )
+    null = null_gains(prior, form, geometry, fmin=low, fmax=high, seed=seed)
     learned = _prior_adds(prior)
     n_windows = -(-data.shape[1] // prior.window)
     step = max(1, BATCH_WINDOWS // n_windows)
@@ -114,15 +145,14 @@ def separate(
         outcome = analyse(
             prior,
             record,
-            n_sinusoids=int(count),
-            fmin=low,
-            fmax=high,
+            form=form,
             generator=torch.Generator().manual_seed(seed),
             n_peaks=N_PEAKS if starts is None else starts,
             joint=learned,
+            band=(low, high),
         )
-        parts.append(_describe(prior, outcome, fmin=low, fmax=high))
-    return _assemble(parts, data, prior, rate, int(count), single)
+        parts.append(_describe(prior, outcome, form, null))
+    return _assemble(parts, data, prior, rate, form, single)
 
 
 def _prior_adds(prior: Prior) -> bool:
@@ -142,34 +172,32 @@ def _prior_adds(prior: Prior) -> bool:
 
 def _interval(
     answer: Answer,
-    record: Record,
+    form: Form,
     method: str,
     table: dict[str, Any] | None,
     window: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Values (B, P), calibrated covariance (B, P, P) and 95 % half-widths (B, P)."""
-    values, covariance = answer.polar(record)
-    sd = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
-    n = (values.shape[1] - 1) // 3
-    cycles = values[:, 1 : 3 * n : 3] * window / record.sample_rate
-    one, wide = torch.ones_like(sd), torch.ones_like(sd)
-    for p in range(n):
-        for i, kind in enumerate(signals.PER_SINUSOID):
-            one[:, 3 * p + i], wide[:, 3 * p + i] = calibration.factors(
-                table, method, kind, cycles[:, p]
-            )
-    one[:, -1], wide[:, -1] = calibration.factors(table, method, "bias", cycles[:, 0])
+    """Values (B, R), calibrated covariance (B, R, R) and 95 % half-widths (B, R)."""
+    values, covariance = form.natural(answer.theta, answer.covariance)
+    sd = covariance.diagonal(dim1=-2, dim2=-1).clamp_min(0.0).sqrt()
+    one = torch.ones_like(sd)
+    wide = torch.full_like(sd, calibration.Z95)
+    alike = form.frequencies(answer.theta)
+    for i, name in enumerate(form.names):
+        kind, frequency = alike[name]
+        cycles = frequency * window / form.geometry.sample_rate
+        one[:, i], wide[:, i] = calibration.factors(table, method, kind, cycles)
     return values, covariance * one[:, :, None] * one[:, None, :], wide * sd
 
 
 def _describe(
-    prior: Prior, outcome: Outcome, *, fmin: float, fmax: float
+    prior: Prior, outcome: Outcome, form: Form, null: NullGains
 ) -> dict[str, Any]:
     """Arrays of one chunk, ready to be joined with those of the others."""
     record = outcome.record
     table = prior.metadata.get("calibration")
-    gls = _interval(outcome.gls, record, "gls", table, prior.window)
-    robust = _interval(outcome.robust, record, "robust", table, prior.window)
+    gls = _interval(outcome.gls, form, "gls", table, prior.window)
+    robust = _interval(outcome.robust, form, "robust", table, prior.window)
     novelty_p = novelty.false_alarm_probability(
         prior.metadata.get("novelty"),
         outcome.gls_white.view_as(record.x),
@@ -179,7 +207,7 @@ def _describe(
     raw = outcome.gls.covariance
     used = torch.zeros(len(record.x), dtype=torch.bool, device=record.x.device)
     if outcome.joint is not None:
-        joint = _interval(outcome.joint, record, "joint", table, prior.window)
+        joint = _interval(outcome.joint, form, "joint", table, prior.window)
         # Noise that is plainly not the prior's has no use for what the prior learned.
         used = (outcome.evidence > 0) & ~(novelty_p < FOREIGN)
         if isinstance(prior, PlainPrior):
@@ -187,23 +215,23 @@ def _describe(
         chosen = tuple(_pick(used, a, b) for a, b in zip(joint, gls, strict=True))
         theta = _pick(used, outcome.joint.theta, theta)
         raw = _pick(used, outcome.joint.covariance, raw)
-    signal = signals.evaluate(record.t, theta)
-    jacobian = signals.jacobian_columns(record.t, theta).flatten(2)
+    signal = form.evaluate(record.t, theta)
+    jacobian = form.jacobian_columns(record.t, theta).flatten(2)
     band = torch.einsum("bin,bij,bjn->bn", jacobian, raw, jacobian).clamp_min(0).sqrt()
     white = _pick(used, outcome.standardised.flatten(1), outcome.gls_white)
     coherent = outcome.coherent * used[:, None, None]
     n_present = record.present.flatten(1).sum(-1)
     freedom = (n_present - theta.shape[1]).clamp_min(1)
     assert outcome.periodogram is not None
-    gain = outcome.periodogram.gain
-    independent = 2.0 * record.duration * (fmax - fmin) + 1.0
-    best = gain.amax(-1)
-    alarm = -torch.expm1(
-        independent * torch.log1p(-torch.exp(-best).clamp_max(1 - 1e-12))
-    )
-    frequency = theta[:, 1 + 2 * ((theta.shape[1] - 1) // 3) :]
-    margin = BOUND_MARGIN * (fmax - fmin)
-    edge = ((frequency < fmin + margin) | (frequency > fmax - margin)).any(-1)
+    spectrum = outcome.periodogram.gain
+    best = spectrum.amax(-1)
+    if not isinstance(form.search, Sinusoids):
+        whitener = MaskedWhitener(Whitener(prior.autocovariance), record.present)
+        best = no_signal_energy(form, record, whitener) - outcome.gls_energy
+    alarm = null.probability(best)
+    close = torch.zeros_like(used)
+    if isinstance(form, Sinusoids):
+        close = unresolved(form, theta, raw)
     return {
         "values": chosen[0],
         "covariance": chosen[1],
@@ -215,7 +243,7 @@ def _describe(
         "band": band[:, : record.length],
         "white": white[:, : record.length],
         "present": unlay(record.present, record.length),
-        "spectrum": gain,
+        "spectrum": spectrum,
         "frequency": outcome.periodogram.frequency,
         "used": used,
         "tried": torch.full_like(used, outcome.joint is not None),
@@ -227,8 +255,17 @@ def _describe(
         "novelty": novelty_p,
         "best_gain": best,
         "alarm": alarm,
-        "edge": edge,
+        "edge": _at_bound(form, theta),
+        "unresolved": close,
     }
+
+
+def _at_bound(form: Form, theta: Tensor) -> Tensor:
+    """Which of the nonlinear parameters sit on a bound, (B, P - L)."""
+    q = theta[:, form.n_linear :]
+    low, high = (bound.to(q) for bound in bounds_of(form))
+    margin = BOUND_MARGIN * torch.where((high - low).isfinite(), high - low, 1.0)
+    return ((q < low + margin) | (q > high - margin)) & (high > low)
 
 
 def _pick(which: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -244,10 +281,10 @@ def _assemble(
     data: np.ndarray,
     prior: Prior,
     rate: float,
-    n_sinusoids: int,
+    form: Form,
     single: bool,
 ) -> Separation:
-    names = signals.parameter_names(n_sinusoids)
+    names = form.names
 
     def joined(key: str) -> np.ndarray:
         return torch.cat([p[key] for p in parts]).cpu().numpy()
@@ -276,11 +313,20 @@ def _assemble(
         "detected": joined("alarm") < NO_DETECTION,
         "noise_change_p": novel,
         "out_of_distribution": novel < novelty.FALSE_ALARM,
-        "at_bound": joined("edge"),
+        "at_bound": joined("edge").any(-1),
     }
+    if isinstance(form, Sinusoids) and form.count > 1:
+        diagnostics["unresolved"] = joined("unresolved")
     status = [
-        _status(prior, {k: v[i] for k, v in diagnostics.items()}, bool(tried))
-        for i, tried in enumerate(joined("tried"))
+        describe(
+            {k: v[i] for k, v in diagnostics.items()},
+            on_bound=[n for n, at in zip(form.curved, edge, strict=True) if at],
+            tried=bool(tried),
+            learned=prior.n_latent > 0,
+        )
+        for i, (tried, edge) in enumerate(
+            zip(joined("tried"), joined("edge"), strict=True)
+        )
     ]
     result = Separation(
         parameters=parameters,
@@ -327,25 +373,3 @@ def _prior_info(prior: Prior) -> dict[str, Any]:
         "n_latent": wrapped.n_latent,
         **{k: wrapped.metadata[k] for k in keep if k in wrapped.metadata},
     }
-
-
-def _status(prior: Prior, facts: dict[str, Any], tried: bool) -> str:
-    """What a user should know first, and what to try."""
-    notes = []
-    if facts["out_of_distribution"]:
-        notes.append(
-            "the noise has changed since training: record new noise and train again"
-        )
-    if not facts["detected"]:
-        notes.append("no signal detected: the parameters may describe noise")
-    if facts["at_bound"]:
-        notes.append("a frequency is at the edge of the band: widen fmin and fmax")
-    if tried and facts["method"] != "gls" and not facts["converged"]:
-        notes.append("not fully converged: compare with more starts")
-    if prior.n_latent and not tried:
-        notes.append("GLS answer: on held-out noise the prior adds nothing to it")
-    elif tried and facts["method"] == "gls" and facts["noise_change_p"] < FOREIGN:
-        notes.append("GLS answer: the prior does not describe this noise")
-    elif tried and facts["method"] == "gls":
-        notes.append("GLS answer: more probable here than the joint optimum")
-    return "; ".join(["ok" if not notes else notes[0], *notes[1:]])

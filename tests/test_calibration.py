@@ -17,6 +17,7 @@ from sepprior.inference.calibration import (
     trials_per_band,
 )
 from sepprior.priors import GaussianPrior, Prior, WaveformPrior
+from sepprior.signals import to_polar
 from sepprior.transforms import toeplitz
 
 N = 64
@@ -175,7 +176,9 @@ def test_known_frequencies_are_found(few):
     f = np.array([10.0, 20.0, 30.0])
     x = 5 * np.sin(2 * np.pi * f[:, None] * t + 0.4) + 0.5 + noise(2)(3)
     outcome = analyse_batch(gaussian(), x, f + 0.5, joint=False)
-    values, covariance = outcome.gls.polar(outcome.record)
+    values, covariance = to_polar(
+        outcome.gls.theta, outcome.gls.covariance, middle=outcome.record.middle
+    )
     sd = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
     truth = torch.stack(
         [torch.tensor([5.0, v, 0.4, 0.0], dtype=torch.float64) for v in f]

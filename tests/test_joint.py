@@ -8,14 +8,20 @@ import torch
 
 from sepprior import signals
 from sepprior.inference.joint import JointProblem
-from sepprior.inference.least_squares import gls_features, gls_starts
+from sepprior.inference.least_squares import gls_features
 from sepprior.inference.pipeline import analyse
 from sepprior.inference.record import MaskedWhitener, Record, lay_out
+from sepprior.inference.starts import gls_starts
 from sepprior.priors import WaveformPrior
 from sepprior.transforms import Whitener, toeplitz
 
 N, K, RATE = 96, 5, 48.0
 BAND = (0.8, 6.0)
+
+
+def form_for(record):
+    geometry = signals.Geometry(record.length, record.sample_rate)
+    return signals.Sinusoids(1, geometry, low=BAND[0], high=BAND[1])
 
 
 class DenseWhitener(MaskedWhitener):
@@ -84,17 +90,9 @@ def exact_gls(record: Record, covariance):
     target = features(record.x.unsqueeze(1), which)[:, 0]
 
     def refine(frequency):
-        theta = linear_fit(record, features, which, frequency, target)
-        return gauss_newton(
-            record,
-            features,
-            which,
-            theta,
-            target,
-            fmin=BAND[0],
-            fmax=BAND[1],
-            steps=200,
-        )
+        form = form_for(record)
+        theta = linear_fit(form, record, features, which, frequency, target)
+        return gauss_newton(form, record, features, which, theta, target, steps=200)
 
     return refine
 
@@ -108,7 +106,7 @@ def setting():
 
 
 def joint_fit(prior, record, start, evaluations=300):
-    problem = JointProblem(prior, record, fmin=BAND[0], fmax=BAND[1])
+    problem = JointProblem(prior, record, form=form_for(record))
     which = torch.arange(len(record.x))
     rng = torch.Generator().manual_seed(0)
     filled = torch.zeros_like(record.x)
@@ -144,7 +142,7 @@ def test_error_bars_with_z_marginalised_are_those_of_the_whole_covariance(settin
 
 def test_gradient_of_the_joint_energy_matches_finite_differences(setting):
     prior, _, _, record, truth = setting
-    problem = JointProblem(prior, record, fmin=BAND[0], fmax=BAND[1])
+    problem = JointProblem(prior, record, form=form_for(record))
     which = torch.arange(len(record.x))
     rng = torch.Generator().manual_seed(3)
     z = torch.randn((len(which), 1, K), generator=rng, dtype=torch.float64)
@@ -239,18 +237,14 @@ def test_evidence_is_the_exact_likelihood_ratio(setting):
     outcome = analyse(
         prior,
         record,
-        n_sinusoids=1,
-        fmin=BAND[0],
-        fmax=BAND[1],
+        form=form_for(record),
         generator=torch.Generator().manual_seed(0),
     )
     reference = exact_gls(record, covariance)(outcome.joint.theta[:, 3:])
     exact_energy = reference.energy + 0.5 * torch.linalg.slogdet(covariance).logabsdet
     volume = -0.5 * torch.linalg.slogdet(reference.covariance).logabsdet
     whitener = MaskedWhitener(Whitener(prior.autocovariance), record.present)
-    fits, _ = gls_starts(
-        record, whitener, n_sinusoids=1, n_starts=1, fmin=BAND[0], fmax=BAND[1]
-    )
+    fits = gls_starts(form_for(record), record, whitener, n_starts=1)
     gls = fits[0].energy + whitener.half_log_det()
     gls = gls - 0.5 * torch.linalg.slogdet(fits[0].covariance).logabsdet
     expected = gls - exact_energy - volume
@@ -280,7 +274,7 @@ def test_the_search_of_a_measurement_ignores_the_rest_of_the_batch(setting):
 
     def searched(rows: list[int], seed: int = 0):
         part, n_starts = record.select(torch.tensor(rows)), 2
-        problem = JointProblem(prior, part, fmin=BAND[0], fmax=BAND[1])
+        problem = JointProblem(prior, part, form=form_for(part))
         theta = torch.cat([truth[rows], truth[rows] + 0.1])
         fit = problem.search(
             theta,

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sepprior import signals
 from sepprior.inference.pipeline import Answer, Outcome, analyse
-from sepprior.inference.record import lay_out
+from sepprior.inference.record import Record, lay_out
 from sepprior.priors import Prior
+from sepprior.signals import Geometry, Sinusoids, to_polar, wrap_phase
 
 KINDS = ("amplitude", "frequency", "phase", "bias")
 Q68, Q95 = 0.6827, 0.95
@@ -121,7 +121,7 @@ def _inject(
         frequency,
         joint=False,
     )
-    resolution = probe.gls.polar(probe.record)[1][:, 0, 0].sqrt().cpu().numpy()
+    resolution = _natural(probe.gls, probe.record)[1][:, 0, 0].sqrt().cpu().numpy()
     low, high = (math.log(v) for v in SIGNAL_TO_NOISE)
     amplitude = resolution * np.exp(rng.uniform(low, high, count))
     bias = rng.normal(0.0, float(prior.autocovariance[0]) ** 0.5, count)
@@ -153,23 +153,35 @@ def analyse_batch(
     return analyse(
         prior,
         record,
-        n_sinusoids=1,
-        fmin=(f - reach).clamp_min(0.3 / record.duration),
-        fmax=(f + reach).clamp_max(0.499 * prior.sample_rate),
+        form=Sinusoids(
+            1,
+            _geometry(record),
+            low=(f - reach).clamp_min(0.3 / record.duration),
+            high=(f + reach).clamp_max(0.499 * prior.sample_rate),
+        ),
         generator=torch.Generator().manual_seed(0),
         guess=f,
         joint=joint,
     )
 
 
+def _geometry(record: Record) -> Geometry:
+    return Geometry(record.length, record.sample_rate)
+
+
+def _natural(answer: Answer, record: Record) -> tuple[Tensor, Tensor]:
+    """Amplitude, frequency, phase, bias (B, 4) and their covariance."""
+    return to_polar(answer.theta, answer.covariance, middle=record.middle)
+
+
 def _standardised_errors(
     answer: Answer, outcome: Outcome, truth: np.ndarray
 ) -> np.ndarray:
     """(estimate - truth) / standard error, (B, 4); lost frequencies left out."""
-    values, covariance = answer.polar(outcome.record)
+    values, covariance = _natural(answer, outcome.record)
     sd = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
     error = values - torch.from_numpy(truth).to(values)
-    error[:, 2] = signals.wrap_phase(error[:, 2])
+    error[:, 2] = wrap_phase(error[:, 2])
     found = error[:, 1].abs() < 0.5 / outcome.record.duration
     return (error / sd)[found].cpu().numpy()
 

@@ -13,12 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sepprior import signals
 from sepprior.inference.least_squares import (
-    Bound,
     Features,
-    bound_of,
-    clamp_band,
     gauss_newton,
     inverse_information,
 )
@@ -27,6 +23,7 @@ from sepprior.optim import minimize_batch
 from sepprior.priors import Prior, conditional_energy
 from sepprior.priors.base import Decoded
 from sepprior.priors.marginal import decode_tangents, latent_information
+from sepprior.signals.form import Form, clamp, prior_energy
 
 MAX_EVALUATIONS = 30
 FINAL_STEPS = 3
@@ -40,7 +37,7 @@ class JointFit:
     """A batch of joint optima.
 
     Attributes:
-        theta: shape (Q, 1 + 3 P).
+        theta: shape (Q, P).
         z: shape (Q, W, K).
         missing: shape (Q, W, N), values given to the missing samples, 0 elsewhere.
         energy: shape (Q,), the joint energy, nats.
@@ -64,15 +61,11 @@ class JointProblem:
     Args:
         prior: the noise prior.
         record: B measurements.
-        fmin: lower edge of the band, Hz.
-        fmax: upper edge, Hz.
+        form: the signal.
     """
 
-    def __init__(
-        self, prior: Prior, record: Record, *, fmin: Bound, fmax: Bound
-    ) -> None:
-        self.prior, self.record = prior, record
-        self.fmin, self.fmax = fmin, fmax
+    def __init__(self, prior: Prior, record: Record, *, form: Form) -> None:
+        self.prior, self.record, self.form = prior, record, form
         self.gaps = (~record.present).flatten(1)
         self.n_gaps = int(self.gaps.sum(-1).max()) if self.gaps.any() else 0
         r0 = float(prior.autocovariance[0])
@@ -106,14 +99,15 @@ class JointProblem:
 
     def noise_features(self, theta: Tensor, filled: Tensor, which: Tensor) -> Tensor:
         """Features (Q, W, C) of the noise hypothesis, in the prior's precision."""
-        signal = signals.evaluate(self.record.t, theta)
+        signal = self.form.evaluate(self.record.t, theta)
         return self.prior.features(self.record.x[which] + filled - signal)
 
     def energy(self, theta: Tensor, filled: Tensor, z: Tensor, which: Tensor) -> Tensor:
         """Joint energy (Q,), nats."""
         features = self.noise_features(theta, filled, which)
         each = conditional_energy(features, self.decode(z))
-        return (each + self.prior.latent_energy(z)).double().sum(-1)
+        each = (each + self.prior.latent_energy(z)).double().sum(-1)
+        return each + prior_energy(self.form, theta)
 
     # -- starts ------------------------------------------------------------------------
 
@@ -131,7 +125,7 @@ class JointProblem:
         """Alternate proposals for z and weighted fits of theta, from given thetas.
 
         Args:
-            theta: shape (Q, 1 + 3 P).
+            theta: shape (Q, P).
             filled: shape (Q, W, N), first guess of the missing samples.
             which: measurement of each problem, (Q,): all measurements for the first
                 start, then for the second, and so on.
@@ -214,25 +208,17 @@ class JointProblem:
             target = (target - mean) * weights_root
             target = target - (basis @ (basis.mT @ target.unsqueeze(-1))).squeeze(-1)
             fit = gauss_newton(
-                self.record,
-                projected,
-                which,
-                theta,
-                target,
-                fmin=bound_of(self.fmin, which),
-                fmax=bound_of(self.fmax, which),
-                steps=steps,
+                self.form, self.record, projected, which, theta, target, steps=steps
             )
             return fit.theta, self._best_filling(fit.theta, mean, weights_root, which)
         target = self.features(self.record.x[which].unsqueeze(1), which)[:, 0] - mean
         fit = gauss_newton(
+            self.form,
             self.record,
             features,
             which,
             theta,
             target,
-            fmin=bound_of(self.fmin, which),
-            fmax=bound_of(self.fmax, which),
             steps=steps,
             weights=weights,
         )
@@ -266,7 +252,7 @@ class JointProblem:
         self, theta: Tensor, mean: Tensor, weights_root: Tensor, which: Tensor
     ) -> Tensor:
         gap = self._gap_features(which) * weights_root.unsqueeze(1)
-        signal = signals.evaluate(self.record.t, theta).unsqueeze(1)
+        signal = self.form.evaluate(self.record.t, theta).unsqueeze(1)
         rest = self.features(self.record.x[which].unsqueeze(1) - signal, which)[:, 0]
         rest = (rest - mean) * weights_root
         values = -torch.linalg.lstsq(gap.mT, rest.unsqueeze(-1)).solution.squeeze(-1)
@@ -282,22 +268,22 @@ class JointProblem:
         theta is scaled by the Cholesky factor of its information and z by the prior's
         own posterior scale, so that the Hessian is near the identity.
         """
-        record, prior = self.record, self.prior
-        n_theta = start.theta.shape[-1]
+        record, prior, form = self.record, self.prior, self.form
+        n_theta, n_linear = start.theta.shape[-1], self.form.n_linear
         shape = start.z.shape[1:]
         with torch.no_grad():
             decoded = self.decode(start.z)
             jacobian = self.features(
-                signals.jacobian_columns(record.t, start.theta), which
+                self.form.jacobian_columns(record.t, start.theta), which
             )
             weighted = jacobian * decoded.precision.double().flatten(1).unsqueeze(1)
-            covariance = inverse_information(weighted @ jacobian.mT)
+            covariance = inverse_information(
+                weighted @ jacobian.mT + torch.diag(form.prior_precision.to(jacobian))
+            )
             root = torch.linalg.cholesky(covariance)
             features = self.noise_features(start.theta, start.missing, which)
             z_scale = prior.latent_scale(features)
-            f_scale = covariance.diagonal(dim1=-2, dim2=-1)[
-                :, 1 + 2 * ((n_theta - 1) // 3) :
-            ].sqrt()
+            q_scale = covariance.diagonal(dim1=-2, dim2=-1)[:, n_linear:].sqrt()
         base = torch.cat(
             [
                 start.theta.new_zeros(len(which), n_theta + self.n_gaps),
@@ -321,9 +307,10 @@ class JointProblem:
         def objective(u: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             u = u.detach().requires_grad_()
             theta, filled, z = split(u, rows)
-            f = theta[:, 1 + 2 * ((n_theta - 1) // 3) :]
-            band = (bound_of(b, which[rows]) for b in (self.fmin, self.fmax))
-            outside = (f - clamp_band(f, *band)) / f_scale[rows]
+            q = theta[:, n_linear:]
+            inside = clamp(form, q, which[rows])
+            outside = (q - inside) / q_scale[rows]
+            theta = torch.cat([theta[:, :n_linear], inside], -1)
             energy = self.energy(theta, filled, z, which[rows])
             energy = energy + 0.5 * outside.square().sum(-1)
             (gradient,) = torch.autograd.grad(energy.sum(), u)
@@ -340,9 +327,8 @@ class JointProblem:
         with torch.no_grad():
             rows = torch.arange(len(which), device=which.device)
             theta, filled, z = split(minimum.x, rows)
-            n = (n_theta - 1) // 3
-            band = (bound_of(b, which) for b in (self.fmin, self.fmax))
-            theta[:, 1 + 2 * n :] = clamp_band(theta[:, 1 + 2 * n :], *band)
+            q = clamp(form, theta[:, n_linear:], which)
+            theta = torch.cat([theta[:, :n_linear], q], -1)
             theta, filled = self.refit(theta, filled, z, which, steps=FINAL_STEPS)
             energy = self.energy(theta, filled, z, which)
         return JointFit(theta, z, filled, energy, minimum.converged)
@@ -363,9 +349,10 @@ class JointProblem:
         """
         n_windows = fit.z.shape[1]
         jacobian = self.features(
-            signals.jacobian_columns(self.record.t, fit.theta), which
+            self.form.jacobian_columns(self.record.t, fit.theta), which
         )
         p = jacobian.shape[1]
+        precision_theta = self.form.prior_precision.to(jacobian)
         blocks = [jacobian]
         if self.n_gaps:
             blocks.append(self._gap_features(which))
@@ -377,6 +364,7 @@ class JointProblem:
         fixed_w = fixed.view(*fixed.shape[:2], n_windows, width)
         weighted = (fixed_w * precision.unsqueeze(1)).flatten(2)
         corner = weighted @ fixed.mT
+        corner[:, :p, :p] += torch.diag(precision_theta)
         if self.n_gaps:
             # Spare slots of measurements with fewer gaps carry no information.
             corner = corner + torch.diag_embed(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sepprior import signals
 from sepprior.inference.joint import JointFit, JointProblem
-from sepprior.inference.least_squares import Bound, Fit, gls_starts, robust_fit
+from sepprior.inference.least_squares import Fit, robust_fit
 from sepprior.inference.periodogram import Periodogram, periodogram
 from sepprior.inference.record import MaskedWhitener, Record
+from sepprior.inference.starts import gls_starts
 from sepprior.priors import PlainPrior, Prior
+from sepprior.signals.form import Form
 from sepprior.transforms import Whitener
 
 N_PEAKS = 4
@@ -24,25 +24,21 @@ ROUNDS = 4
 """Alternations between the latent's proposals and the signal's fit."""
 HOPELESS = 12.0
 """Nats by which a start may trail the best one and still be refined."""
-SAME_FREQUENCY = 0.25
-"""Two answers agree when their frequencies differ by less, in units of 1 / T."""
+ALIKE = 3.0
+"""Standard errors within which answers agree, where the form gives no tolerance."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One method's parameters in the linear form, with covariance.
+    """One method's parameters, in the order of the form's theta, with covariance.
 
     Attributes:
-        theta: shape (B, 1 + 3 P).
-        covariance: shape (B, 1 + 3 P, 1 + 3 P).
+        theta: shape (B, P).
+        covariance: shape (B, P, P).
     """
 
     theta: Tensor
     covariance: Tensor
-
-    def polar(self, record: Record) -> tuple[Tensor, Tensor]:
-        """Amplitude, frequency, phase, bias and their covariance."""
-        return signals.to_polar(self.theta, self.covariance, middle=record.middle)
 
 
 @dataclass(frozen=True)
@@ -54,13 +50,14 @@ class Outcome:
         gls: generalised least squares.
         robust: Cauchy regression.
         joint: the optimum under the prior, or None when it was not tried.
-        periodogram: gain over frequency, or None when the frequencies were given.
+        periodogram: gain of a sinusoid over frequency, or None without a band.
+        gls_energy: energy of the GLS fit, nats, (B,).
         gls_white: whitened residual of the GLS fit, (B, W N).
         coherent: the prior's mean waveform at the optimum, (B, W, N).
         standardised: residual under the prior, white if it fits, (B, W, N).
         evidence: log Bayes factor of the joint optimum over GLS, nats, (B,).
         absorption: share of the amplitude's variance due to the latent, (B,).
-        agreement: share of the searched starts that found the same frequency, (B,).
+        agreement: share of the searched starts that found the same parameters, (B,).
         converged: (B,).
         latent_energy: ``-log p(z)`` at the optimum, (B,).
     """
@@ -70,6 +67,7 @@ class Outcome:
     robust: Answer
     joint: Answer | None
     periodogram: Periodogram | None
+    gls_energy: Tensor
     gls_white: Tensor
     coherent: Tensor
     standardised: Tensor
@@ -84,12 +82,11 @@ def analyse(
     prior: Prior,
     record: Record,
     *,
-    n_sinusoids: int,
-    fmin: Bound,
-    fmax: Bound,
+    form: Form,
     generator: torch.Generator,
     n_peaks: int = N_PEAKS,
     joint: bool = True,
+    band: tuple[float, float] | None = None,
     guess: Tensor | None = None,
 ) -> Outcome:
     """Fit a batch of measurements by GLS, robustly and jointly with the prior.
@@ -97,27 +94,28 @@ def analyse(
     Args:
         prior: the noise prior.
         record: B measurements.
-        n_sinusoids: P.
-        fmin: lower edge of the band, Hz; one for all, or shape (B, 1).
-        fmax: upper edge, Hz, likewise.
+        form: the signal.
         generator: for the latent's proposals.
-        n_peaks: periodogram peaks to start from.
+        n_peaks: starts from the search.
         joint: also optimise over the prior's latent (when it has one).
-        guess: known frequencies (B, P), Hz, instead of periodogram peaks.
+        band: frequencies of the periodogram, Hz.
+        guess: known nonlinear parameters (B, P - L), instead of a search.
     """
     whitener = MaskedWhitener(Whitener(prior.autocovariance), record.present)
     joint = joint and prior.n_latent > 0
-    fits, spectrum = gls_starts(
+    spectrum = None
+    if band is not None:
+        spectrum = periodogram(record, whitener, fmin=band[0], fmax=band[1])
+    fits = gls_starts(
+        form,
         record,
         whitener,
-        n_sinusoids=n_sinusoids,
         n_starts=n_peaks if joint else min(2, n_peaks),
-        fmin=fmin,
-        fmax=fmax,
         guess=guess,
+        spectrum=spectrum,
     )
     gls = fits[0]
-    robust = robust_fit(record, whitener, gls, fmin=fmin, fmax=fmax)
+    robust = robust_fit(form, record, whitener, gls)
     n = len(record.x)
     ones = torch.ones(n, dtype=torch.float64, device=record.x.device)
     outcome = Outcome(
@@ -126,6 +124,7 @@ def analyse(
         robust=Answer(robust.theta, robust.covariance),
         joint=None,
         periodogram=spectrum,
+        gls_energy=gls.energy,
         gls_white=gls.residual,
         coherent=torch.zeros_like(record.x),
         standardised=gls.residual.view_as(record.x),
@@ -142,8 +141,7 @@ def analyse(
         outcome,
         whitener,
         [*fits, robust],
-        fmin=fmin,
-        fmax=fmax,
+        form=form,
         generator=generator,
     )
 
@@ -154,12 +152,11 @@ def _joint(
     whitener: MaskedWhitener,
     starts: list[Fit],
     *,
-    fmin: Bound,
-    fmax: Bound,
+    form: Form,
     generator: torch.Generator,
 ) -> Outcome:
     record = outcome.record
-    problem = JointProblem(prior, record, fmin=fmin, fmax=fmax)
+    problem = JointProblem(prior, record, form=form)
     n = len(record.x)
     everyone = torch.arange(n, device=record.x.device)
     which = everyone.repeat(len(starts))
@@ -187,14 +184,18 @@ def _joint(
     )
     n_kept = len(kept) // n
     order = searched.energy.view(n_kept, n).argsort(0) * n + everyone
+    n_linear = form.n_linear
+    gls_sd = outcome.gls.covariance.diagonal(dim1=-2, dim2=-1)[:, n_linear:].sqrt()
+    alike = form.alike.to(gls_sd)
+    alike = torch.where(alike.isfinite(), alike, ALIKE * gls_sd)
     fit = problem.minimise(searched.select(order[0]), everyone)
     if n_kept > 1:
-        fit = _try_second(problem, fit, searched, order)
+        fit = _try_second(problem, fit, searched, order, alike)
     marginal, conditional, volume = problem.information(fit, everyone)
-    frequencies = searched.theta[:, -1].view(n_kept, n)
-    close = (frequencies - fit.theta[:, -1]).abs() < SAME_FREQUENCY / record.duration
+    found = searched.theta[:, n_linear:].view(n_kept, n, -1)
+    close = ((found - fit.theta[:, n_linear:]).abs() < alike).all(-1)
     gls_volume = -0.5 * torch.linalg.slogdet(outcome.gls.covariance).logabsdet
-    gls_energy = 0.5 * outcome.gls_white.square().sum(-1) + whitener.half_log_det()
+    gls_energy = outcome.gls_energy + whitener.half_log_det()
     with torch.no_grad():
         features = problem.noise_features(fit.theta, fit.missing, everyone)
         decoded = problem.decode(fit.z)
@@ -209,38 +210,54 @@ def _joint(
         covariance = (
             marginal * (rest.square().flatten(1).sum(-1) / freedom)[:, None, None]
         )
-    variance = (marginal, conditional)
-    amplitude = [v[:, 1, 1] + v[:, 2, 2] for v in variance]
     return Outcome(
         record=record,
         gls=outcome.gls,
         robust=outcome.robust,
         joint=Answer(fit.theta, covariance),
         periodogram=outcome.periodogram,
+        gls_energy=outcome.gls_energy,
         gls_white=outcome.gls_white,
         coherent=coherent,
         standardised=standardised * record.present,
         evidence=(gls_energy + gls_volume) - (fit.energy + volume),
-        absorption=(1.0 - amplitude[1] / amplitude[0]).clamp(0.0, 1.0),
+        absorption=_absorption(form, marginal, conditional),
         agreement=close.double().mean(0),
         converged=fit.converged,
         latent_energy=latent_energy,
     )
 
 
+def _absorption(form: Form, marginal: Tensor, conditional: Tensor) -> Tensor:
+    """Share of the variance of the signal's size that is due to the latent, (B,).
+
+    Of the quadratures where the form has them, else the mean share over the parameters.
+    """
+    free, fixed = (v.diagonal(dim1=-2, dim2=-1) for v in (marginal, conditional))
+    if form.n_linear > 1:
+        size = slice(1, form.n_linear)
+        share = fixed[:, size].sum(-1) / free[:, size].sum(-1)
+    else:
+        share = (fixed / free).mean(-1)
+    return (1.0 - share).clamp(0.0, 1.0)
+
+
 def _try_second(
-    problem: JointProblem, fit: JointFit, searched: JointFit, order: Tensor
+    problem: JointProblem,
+    fit: JointFit,
+    searched: JointFit,
+    order: Tensor,
+    alike: Tensor,
 ) -> JointFit:
     """Refine the second-best start where it could still win, and keep the better.
 
-    That is where it trails by little and sits at another frequency: at the same one
-    the search has already chosen between the two latents.
+    That is where it trails by little and sits at other nonlinear parameters: at the
+    same ones the search has already chosen between the two latents.
     """
     best, second = searched.select(order[0]), searched.select(order[1])
     close = second.energy - best.energy < HOPELESS
-    n_linear = 1 + 2 * ((fit.theta.shape[-1] - 1) // 3)
-    shift = (second.theta - best.theta)[:, n_linear:].abs().amax(-1)
-    worth = close & (shift > SAME_FREQUENCY / problem.record.duration)
+    shift = (second.theta - best.theta)[:, problem.form.n_linear :].abs()
+    worth = close & (shift > alike).any(-1)
     rows = worth.nonzero().flatten()
     if not len(rows):
         return fit
@@ -261,36 +278,3 @@ def _interpolate(record: Record) -> Tensor:
     count = record.present.flatten(1).sum(-1).clamp_min(1)
     mean = record.x.flatten(1).sum(-1) / count
     return torch.where(record.present, 0.0, mean[:, None, None])
-
-
-def choose_components(
-    prior: Prior, record: Record, *, fmin: float, fmax: float, most: int = 8
-) -> int:
-    """Number of sinusoids in one measurement, by a penalised likelihood.
-
-    Sinusoids are added while the best of the remaining band gains more than
-    ``log(M / 0.01)`` nats, with M = 2 T (fmax - fmin) + 1 independent frequencies: each
-    addition is false in at most one record of noise in a hundred.
-
-    Returns:
-        At least 1.
-    """
-    whitener = MaskedWhitener(Whitener(prior.autocovariance), record.present)
-    independent = 2.0 * record.duration * (fmax - fmin) + 1.0
-    threshold = math.log(independent / 0.01)
-    for count in range(1, most + 1):
-        fits, _ = gls_starts(
-            record, whitener, n_sinusoids=count, n_starts=1, fmin=fmin, fmax=fmax
-        )
-        left = record.x - signals.evaluate(record.t, fits[0].theta)
-        rest = Record(
-            left * record.present,
-            record.present,
-            record.t,
-            record.length,
-            record.sample_rate,
-        )
-        gain = periodogram(rest, whitener, fmin=fmin, fmax=fmax).gain.amax()
-        if float(gain) < threshold:
-            return count
-    return most

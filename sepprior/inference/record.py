@@ -55,6 +55,11 @@ class Record:
             self.x[which], self.present[which], self.t, self.length, self.sample_rate
         )
 
+    def with_values(self, x: Tensor) -> Record:
+        """The same layout with other values (B, W, N); missing samples become zero."""
+        filled = torch.where(self.present, x, torch.zeros_like(x))
+        return Record(filled, self.present, self.t, self.length, self.sample_rate)
+
 
 def lay_out(x: Tensor, *, window: int, level: float, sample_rate: float) -> Record:
     """Cut measurements (B, M) with NaN gaps into windows of a `Record`."""

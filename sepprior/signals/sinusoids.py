@@ -1,6 +1,4 @@
-"""Signals of known form, as plain functions of time and named parameters.
-
-Frequencies are in Hz, phases in radians, times in seconds.
+"""Sums of sinusoids.
 
 The solvers use the form that is linear in all but the frequencies,
 
@@ -18,6 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+from sepprior.signals.form import Form, Geometry, wrap_phase
 
 PER_SINUSOID = ("amplitude", "frequency", "phase")
 
@@ -131,8 +131,85 @@ def to_polar(
     return values, rows @ covariance @ rows.mT
 
 
-def wrap_phase(phase: Tensor) -> Tensor:
-    """Radians wrapped to (-pi, pi]."""
-    wrapped = math.pi - torch.remainder(math.pi - phase, 2.0 * math.pi)
-    # A remainder that rounds up to 2 pi would give the excluded end.
-    return torch.where(wrapped > -math.pi, wrapped, wrapped + 2.0 * math.pi)
+class Sinusoids:
+    """Sum of P sinusoids and a bias: ``theta = (bias, a_1, b_1, ..., f_1, ...)``.
+
+    Args:
+        count: P.
+        geometry: of the records.
+        low: lower edge of the band, Hz: one, (P,), or (B, P).
+        high: upper edge, Hz, likewise.
+    """
+
+    steps = 8
+    has_constant = True
+
+    def __init__(
+        self,
+        count: int,
+        geometry: Geometry,
+        *,
+        low: float | Tensor,
+        high: float | Tensor,
+    ) -> None:
+        self.count, self.geometry = count, geometry
+        self.names = parameter_names(count)
+        self.curved = tuple(n for n in self.names if n.startswith("frequency"))
+        self.search: Form = self
+        self.n_linear = 1 + 2 * count
+        ones = torch.ones(count, dtype=torch.float64)
+        self.low = torch.as_tensor(low, dtype=torch.float64) * ones
+        self.high = torch.as_tensor(high, dtype=torch.float64) * ones
+        resolution = 1.0 / geometry.duration
+        self.reach = self.alike = 0.25 * resolution * ones
+        self.prior_mean = self.prior_precision = torch.zeros(
+            1 + 3 * count, dtype=torch.float64
+        )
+
+    def adopt(self, theta: Tensor) -> Tensor:
+        """Theta as it is."""
+        return theta
+
+    def part(self, components: list[int]) -> Sinusoids:
+        """The form of some of the components only."""
+        return Sinusoids(
+            len(components),
+            self.geometry,
+            low=self.low[..., components],
+            high=self.high[..., components],
+        )
+
+    def linear_columns(self, t: Tensor, nonlinear: Tensor) -> Tensor:
+        """See `linear_columns`."""
+        return linear_columns(t, nonlinear)
+
+    def evaluate(self, t: Tensor, theta: Tensor) -> Tensor:
+        """See `evaluate`."""
+        return evaluate(t, theta)
+
+    def jacobian_columns(self, t: Tensor, theta: Tensor) -> Tensor:
+        """See `jacobian_columns`."""
+        return jacobian_columns(t, theta)
+
+    def natural(self, theta: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+        """See `to_polar`."""
+        return to_polar(theta, covariance, middle=self.geometry.middle)
+
+    def from_natural(self, values: Tensor) -> Tensor:
+        """The inverse of `natural`, (Q, 1 + 3 P)."""
+        amplitude, frequency = values[:, 0:-1:3], values[:, 1:-1:3]
+        phase = values[:, 2:-1:3] + 2.0 * math.pi * frequency * self.geometry.middle
+        pairs = torch.stack(
+            [amplitude * torch.sin(phase), amplitude * torch.cos(phase)], 2
+        )
+        return torch.cat([values[:, -1:], pairs.flatten(1), frequency], 1)
+
+    def frequencies(self, theta: Tensor) -> dict[str, tuple[str, Tensor]]:
+        """Each component at its own frequency, the bias at the first one."""
+        f = theta[:, self.n_linear :]
+        kinds = [(kind, p) for p in range(self.count) for kind in PER_SINUSOID]
+        found = {
+            name: (kind, f[:, p])
+            for name, (kind, p) in zip(self.names[:-1], kinds, strict=True)
+        }
+        return found | {"bias": ("bias", f[:, 0])}

@@ -1,0 +1,48 @@
+"""The status of a separation: what a user should know first, and what to try."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+FOREIGN = 1e-4
+"""Probability of unchanged noise below which the prior is not used at all."""
+
+
+def describe(
+    facts: Mapping[str, Any], *, on_bound: Sequence[str], tried: bool, learned: bool
+) -> str:
+    """One sentence for one measurement, "ok" first unless something is wrong.
+
+    Args:
+        facts: diagnostics of the measurement, by name.
+        on_bound: parameters that sit on a bound.
+        tried: the joint solver was run.
+        learned: the prior has a latent.
+    """
+    notes = []
+    if facts["out_of_distribution"]:
+        notes.append(
+            "the noise has changed since training: record new noise and train again"
+        )
+    if not facts["detected"]:
+        notes.append("no signal detected: the parameters may describe noise")
+    band = [name for name in on_bound if name.split("_")[0] == "frequency"]
+    others = [name for name in on_bound if name not in band]
+    if band:
+        notes.append("a frequency is at the edge of the band: widen fmin and fmax")
+    if others:
+        notes.append(f"at its bound: {', '.join(others)}; its error bar does not hold")
+    if facts.get("unresolved", False):
+        notes.append(
+            "two frequencies are not resolved: give fewer components, or measure longer"
+        )
+    if tried and facts["method"] != "gls" and not facts["converged"]:
+        notes.append("not fully converged: compare with more starts")
+    if learned and not tried:
+        notes.append("GLS answer: on held-out noise the prior adds nothing to it")
+    elif tried and facts["method"] == "gls" and facts["noise_change_p"] < FOREIGN:
+        notes.append("GLS answer: the prior does not describe this noise")
+    elif tried and facts["method"] == "gls":
+        notes.append("GLS answer: more probable here than the joint optimum")
+    return "; ".join(["ok" if not notes else notes[0], *notes[1:]])
