@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sepprior.errors import SeppriorError
     from sepprior.result import Parameter, Separation
     from sepprior.separation import separate
+    from sepprior.tracking import Track, track
     from sepprior.training import train_noise
 
 __version__ = "0.1.0"
@@ -32,12 +33,14 @@ __all__ = [
     "Separation",
     "SeppriorError",
     "SpecGANConfig",
+    "Track",
     "__version__",
     "load_prior",
     "read_measurements",
     "read_recordings",
     "save_prior",
     "separate",
+    "track",
     "train_noise",
 ]
 
@@ -51,7 +54,9 @@ _HOME = {
     "read_measurements": "data",
     "read_recordings": "data",
     "save_prior": "checkpoint",
+    "Track": "tracking",
     "separate": "separation",
+    "track": "tracking",
     "train_noise": "training",
 }
 

@@ -343,7 +343,7 @@ def _assemble(
         baselines={"gls": table("gls"), "robust": table("robust")},
         status=status,
         diagnostics=diagnostics,
-        prior_info=_prior_info(prior),
+        prior_info=prior_info(prior),
     )
     return result.select(0) if single else result
 
@@ -363,7 +363,8 @@ def _parameters(
     return out
 
 
-def _prior_info(prior: Prior) -> dict[str, Any]:
+def prior_info(prior: Prior) -> dict[str, Any]:
+    """What a result says about the prior it was made with."""
     wrapped = prior.prior if isinstance(prior, PlainPrior) else prior
     keep = ("seed", "data_hash", "heldout", "whitening")
     return {

@@ -17,6 +17,7 @@ from sepprior.data.series import Values
 from sepprior.errors import SeppriorError
 from sepprior.priors import Prior
 from sepprior.separation import BATCH_WINDOWS, separate
+from sepprior.tracking.rows import rows_of
 from sepprior.tracking.windows import WindowBatch, iterate_windows
 
 if TYPE_CHECKING:
@@ -57,8 +58,10 @@ class WindowFits:
         windows: what was fitted.
         table: one row per window: `window` (its number), `start` and `centre` (s),
             `samples` (that are not missing), then the columns of
-            `Separation.to_frame`. A window that cannot be fitted has NaN there, and
-            the reason as its `status`.
+            `Separation.to_frame`, with several sinusoids in ascending order of
+            frequency, and `centre_phase` with its `_stderr`: the phase at the centre,
+            where its error and that of the frequency are least correlated. A window
+            that cannot be fitted has NaN there, and the reason as its `status`.
         signal: fitted signal, NaN in windows that were not fitted, shape (B, N).
         residual: noise without its coherent part, NaN also where samples are missing,
             shape (B, N).
@@ -157,7 +160,7 @@ def fit_windows(
         if len(rows):
             result = _separate(windows.x[rows], prior, sample_rate, options)
             signal[rows], residual[rows] = result.signal, result.residual
-            frames.append(result.to_frame().set_index(rows))
+            frames.append(rows_of(result).set_index(rows))
     rows = np.flatnonzero(~usable)
     if len(rows):
         frames.append(_blank(windows, prior, sample_rate, options).loc[[0] * len(rows)])
@@ -217,7 +220,7 @@ def _blank(
 
     # The columns are those of a fit, so one is made, of white noise.
     noise = np.random.default_rng(0).standard_normal((1, windows.x.shape[1]))
-    row = _separate(noise, prior, rate, options).to_frame()
+    row = rows_of(_separate(noise, prior, rate, options))
     for name, column in row.items():
         empty = {"f": np.nan, "b": False, "i": 0}.get(column.dtype.kind, "none")
         row[name] = pd.Series([empty]).astype(column.dtype)

@@ -1,0 +1,258 @@
+"""`track(x, G)`: a long recording and a frozen noise prior in, a track out."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from sepprior.checkpoint import resolve_device
+from sepprior.data.series import Values, check_values, sample_number
+from sepprior.errors import SeppriorError
+from sepprior.priors import Prior
+from sepprior.rates import check_sample_rate
+from sepprior.separation import prior_info
+from sepprior.tracking.fits import FitOptions, fit_recording
+from sepprior.tracking.phase import unwrap
+from sepprior.tracking.result import Track, TrackSummary, Waveform
+from sepprior.tracking.rows import CENTRE_PHASE, line_suffixes
+from sepprior.tracking.spectrogram import SpectrogramBuilder
+from sepprior.tracking.stitch import OverlapAdd
+from sepprior.tracking.windows import check_grid, count_windows
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the windows of a recording lie.
+
+    Attributes:
+        window: samples in a window.
+        hop: samples from window to window.
+        sample_rate: Hz.
+        start: time of the recording's first sample, s.
+    """
+
+    window: int
+    hop: int
+    sample_rate: float
+    start: float = 0.0
+
+
+def track(
+    x: ArrayLike | Tensor,
+    prior: Prior,
+    *,
+    window: int | None = None,
+    hop: int | None = None,
+    sample_rate: float | None = None,
+    fmin: float | None = None,
+    fmax: float | None = None,
+    components: int = 1,
+    objective: str = "joint",
+    starts: int | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    start: float = 0.0,
+) -> Track:
+    """Follow sinusoids through a long recording, window by window.
+
+    Every window is fitted by itself, as `separate` does it: a window's answer and error
+    bars owe nothing to its neighbours, so a sudden change of the line is not smoothed
+    away. Errors of windows that overlap are correlated. Within a window the line is
+    taken to be steady: choose windows in which it is.
+
+    The waveforms of the windows are joined by overlap-add with weights that add up to
+    one at every sample. The phase is unwrapped by the frequencies of the windows, and
+    every step says how probable its number of cycles is.
+
+    Args:
+        x: shape (M,), data units; NaN marks missing samples.
+        prior: from `load_prior` or `train_noise`.
+        window: samples in a window (default: the prior's).
+        hop: samples from window to window (default: half a window).
+        sample_rate: Hz; must be the prior's (default).
+        fmin: lowest frequency to search, Hz (default: one cycle in a window).
+        fmax: highest frequency to search, Hz (default: just below Nyquist).
+        components: number of sinusoids.
+        objective: "joint" or "plain"; see `separate`.
+        starts: periodogram peaks that are followed.
+        seed: seed of the random proposals for z.
+        device: where to compute; default: where the prior is.
+        start: time of the first sample, s.
+
+    Raises:
+        SeppriorError: `x`, the windows, the band or an option cannot be used.
+    """
+    if device is not None:
+        prior = prior.to(resolve_device(device))
+    raw = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asanyarray(x)
+    if raw.ndim != 1 or raw.dtype.kind not in "fiub":
+        raise SeppriorError(
+            f"x has shape {raw.shape} and type {raw.dtype}; give one recording of real "
+            "numbers, shape (M,)"
+        )
+    values = np.asarray(raw, dtype=np.float64)
+    check_values(values, what="x", where=sample_number)
+    grid = grid_for(prior, window=window, hop=hop, sample_rate=sample_rate, start=start)
+    signal, residual = np.full((2, len(values)), np.nan)
+    blocks = track_blocks(
+        values,
+        prior,
+        grid,
+        options=FitOptions(
+            fmin=fmin,
+            fmax=fmax,
+            components=components,
+            objective=objective,
+            starts=starts,
+            seed=seed,
+        ),
+    )
+    while True:
+        try:
+            block = next(blocks)
+        except StopIteration as end:
+            summary: TrackSummary = end.value
+            break
+        part = slice(block.first, block.first + len(block.signal))
+        signal[part], residual[part] = block.signal, block.residual
+    return Track(
+        **vars(summary),
+        waveform=Waveform(
+            first=0, measurement=values, signal=signal, residual=residual
+        ),
+    )
+
+
+def grid_for(
+    prior: Prior,
+    *,
+    window: int | None = None,
+    hop: int | None = None,
+    sample_rate: float | None = None,
+    start: float = 0.0,
+) -> Grid:
+    """The windows to use, with defaults from the prior; refuses what cannot be used."""
+    window = prior.window if window is None else window
+    hop = max(1, window // 2) if hop is None else hop
+    check_grid(window, hop)
+    rate = float(prior.sample_rate if sample_rate is None else sample_rate)
+    check_sample_rate(rate, prior.sample_rate, subject="the recording")
+    return Grid(window, hop, rate, start)
+
+
+def track_blocks(
+    values: Values, prior: Prior, grid: Grid, *, options: FitOptions
+) -> Generator[Waveform, None, TrackSummary]:
+    """Track a recording of any length, yielding the separated waveform in blocks.
+
+    Memory holds one batch of windows and the table.
+
+    Args:
+        values: samples, NaN where missing, shape (M,); may be larger than memory.
+        prior: the noise prior.
+        grid: where the windows lie.
+        options: how they are fitted.
+
+    Yields:
+        Consecutive samples of the recording, all of them in the end: one block for
+        each batch of windows, and a last one. Some may be empty.
+
+    Returns:
+        The track.
+    """
+    import pandas as pd
+
+    joined = OverlapAdd(
+        window=grid.window, hop=grid.hop, length=len(values), n_waveforms=2
+    )
+    before, after = (
+        SpectrogramBuilder(
+            length=len(values),
+            frame=grid.window // 2,
+            sample_rate=grid.sample_rate,
+            start=grid.start,
+        )
+        for _ in range(2)
+    )
+    position = 0
+
+    def block_of(waves: np.ndarray) -> Waveform:
+        nonlocal position
+        measurement = values[position : position + waves.shape[1]]
+        residual = np.where(np.isnan(measurement), np.nan, waves[1])
+        block = Waveform(
+            first=position, measurement=measurement, signal=waves[0], residual=residual
+        )
+        position += waves.shape[1]
+        before.add(block.measurement)
+        after.add(block.noise)
+        return block
+
+    tables = []
+    for fits in fit_recording(
+        values,
+        prior,
+        window=grid.window,
+        hop=grid.hop,
+        sample_rate=grid.sample_rate,
+        start=grid.start,
+        options=options,
+    ):
+        tables.append(fits.table)
+        waves = np.stack([fits.signal, np.nan_to_num(fits.residual)])
+        yield block_of(joined.add(waves, fits.fitted))
+    yield block_of(joined.finish())
+    table = pd.concat(tables, ignore_index=True)
+    return TrackSummary(
+        table=table,
+        start=grid.start,
+        samples=len(values),
+        sample_rate=grid.sample_rate,
+        window=grid.window,
+        hop=grid.hop,
+        reference_frequency=_add_phases(table, grid),
+        before=before.finish(),
+        after=after.finish(),
+        prior_info=prior_info(prior),
+    )
+
+
+def windows_in(values: Values, grid: Grid) -> int:
+    """Number of windows in a recording."""
+    return count_windows(len(values), window=grid.window, hop=grid.hop)
+
+
+def _add_phases(table: pandas.DataFrame, grid: Grid) -> tuple[float, ...]:
+    """Unwrap the phase of each sinusoid into new columns; its reference frequencies."""
+    status = table.pop("status")
+    references = []
+    for end in line_suffixes(list(table)):
+        phase = unwrap(
+            *(
+                table[name].to_numpy()
+                for name in (
+                    "centre",
+                    f"frequency{end}",
+                    f"frequency{end}_stderr",
+                    f"{CENTRE_PHASE}{end}",
+                    f"{CENTRE_PHASE}{end}_stderr",
+                )
+            ),
+            usable=table["detected"].to_numpy(),
+            duration=grid.window / grid.sample_rate,
+            epoch=grid.start,
+        )
+        table[f"unwrapped_phase{end}"] = phase.value
+        table[f"cycle_probability{end}"] = phase.probability
+        table[f"cycle_certain{end}"] = phase.certain
+        references.append(phase.reference)
+    table["status"] = status
+    return tuple(references)
