@@ -115,15 +115,19 @@ def write_columns(path: Path, columns: Mapping[str, NDArray[np.floating]]) -> No
         write_csv(file, columns)
 
 
-def write_csv(file: TextIO, columns: Mapping[str, NDArray[np.floating]]) -> None:
+def write_csv(
+    file: TextIO, columns: Mapping[str, NDArray[np.floating]], *, header: bool = True
+) -> None:
     """Write equally long columns as CSV to an open file; NaN is an empty field.
 
     Args:
         file: Open text file.
         columns: Name and values, each of shape `(n_rows,)`.
+        header: Whether a line with the names comes first.
     """
     rows = csv.writer(file, lineterminator="\n")
-    rows.writerow(columns)
+    if header:
+        rows.writerow(columns)
     for row in zip(*(values.tolist() for values in columns.values()), strict=True):
         # 15 digits hold every decimal that a user may have typed in the time column.
         rows.writerow("" if math.isnan(value) else f"{value:.15g}" for value in row)

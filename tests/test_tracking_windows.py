@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sepprior.data import open_measurements, read_measurements
@@ -20,6 +20,7 @@ from sepprior.tracking import (
 from tests.conftest import SAMPLE_RATE, WINDOW, coloured_noise
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     length=st.integers(1, 400),
     window=st.integers(16, 90),

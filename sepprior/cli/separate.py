@@ -34,8 +34,6 @@ PRIOR_VARIABLE = "SEPPRIOR_PRIOR"
 """Environment variable with the path of the prior to use."""
 BUNDLED_PRIOR = Path(__file__).parents[1] / "data_files" / "example_prior.safetensors"
 """The prior of the bundled example, inside the package."""
-TABLE_ENDING = ".separated.csv"
-"""How the names of the tables end that are written."""
 
 
 @click.command("separate")
@@ -65,6 +63,18 @@ TABLE_ENDING = ".separated.csv"
     help="joint: likelihood over latent and signal; plain: textbook least squares.",
 )
 @click.option("--starts", type=click.IntRange(min=1), metavar="N", help="Restarts.")
+@click.option(
+    "--window",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Track: samples in a window.  [default: the prior's]",
+)
+@click.option(
+    "--hop",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Track: samples from window to window.  [default: half a window]",
+)
 @sample_rate_option
 @column_option
 @device_option
@@ -83,6 +93,8 @@ def separate_command(
     fmax: float | None,
     objective: str,
     starts: int | None,
+    window: int | None,
+    hop: int | None,
     sample_rate: float | None,
     column: str | None,
     device: str,
@@ -97,14 +109,49 @@ def separate_command(
     run.fit.json and run.png. Without --prior, the prior is the one that the variable
     SEPPRIOR_PRIOR names, else prior.safetensors in the working directory, else the one
     of the bundled example.
+
+    With --window or --hop a long recording is tracked: it is fitted window by window,
+    run.track.csv has the parameters against time, run.separated.csv the separated
+    recording, run.png both. With -o FILE.csv or FILE.parquet the table of one recording
+    has that name and format, and the others stand beside it.
     """
     from sepprior.data import read_measurements
     from sepprior.outputs import check_output_folder, separation_files
 
     path, reason = _find_prior(prior_path)
-    measurements = _without_results(
-        read_measurements(measurement, sample_rate=sample_rate, column=column),
-        given=measurement,
+    if window is not None or hop is not None:
+        from sepprior.cli.tracking import TrackOutput, track_files
+
+        if components == "auto":
+            raise SeppriorError(
+                "--components auto chooses for one measurement: with --window or --hop "
+                "give the number of sinusoids"
+            )
+        target = TrackOutput(output, plot=not no_plot, as_json=as_json)
+        prior = _load_prior(path, reason, device)
+
+        from sepprior.tracking import FitOptions
+
+        track_files(
+            measurement,
+            prior,
+            FitOptions(
+                fmin=fmin,
+                fmax=fmax,
+                components=components,
+                objective=objective,
+                starts=starts,
+                seed=seed,
+            ),
+            target,
+            window=window,
+            hop=hop,
+            sample_rate=sample_rate,
+            column=column,
+        )
+        return
+    measurements = read_measurements(
+        measurement, sample_rate=sample_rate, column=column
     )
     files = [
         separation_files(
@@ -117,14 +164,7 @@ def separate_command(
     for folder in {paths[0].parent for paths in files}:
         check_output_folder(folder)
 
-    from sepprior.checkpoint import load_prior
-
-    prior = load_prior(path, device=device)
-    click.echo(
-        f"prior: {path} ({reason}): {prior.name}, windows of {prior.window} samples at "
-        f"{prior.sample_rate:.6g} Hz",
-        err=True,
-    )
+    prior = _load_prior(path, reason, device)
     measurements = [_with_rate(item, prior) for item in measurements]
 
     import numpy as np
@@ -170,25 +210,17 @@ def _find_prior(option: Path | None) -> tuple[Path, str]:
     return path, reason
 
 
-def _without_results(
-    measurements: Sequence[Measurement], *, given: Sequence[Path]
-) -> list[Measurement]:
-    """Leave out tables that an earlier run has written into a folder of measurements.
+def _load_prior(path: Path, reason: str, device: str) -> Prior:
+    """The prior, saying which it is."""
+    from sepprior.checkpoint import load_prior
 
-    A file that was named itself stays, whatever it is called.
-    """
-    named = {str(path) for path in given}
-    kept = [
-        item
-        for item in measurements
-        if item.source in named or not item.source.endswith(TABLE_ENDING)
-    ]
-    if not kept:
-        raise SeppriorError(
-            f"'{given[0]}' holds nothing but results (*{TABLE_ENDING}): "
-            "name the folder of the measurements"
-        )
-    return kept
+    prior = load_prior(path, device=device)
+    click.echo(
+        f"prior: {path} ({reason}): {prior.name}, windows of {prior.window} samples at "
+        f"{prior.sample_rate:.6g} Hz",
+        err=True,
+    )
+    return prior
 
 
 def _with_rate(item: Measurement, prior: Prior) -> Measurement:
@@ -198,14 +230,19 @@ def _with_rate(item: Measurement, prior: Prior) -> Measurement:
             item.sample_rate, prior.sample_rate, subject=f"measurement '{item.source}'"
         )
         return item
-    click.echo(
-        f"{item.name}: the file does not tell its sample rate; taken to be the "
-        f"prior's, {prior.sample_rate:.6g} Hz (say otherwise with --sample-rate)",
-        err=True,
-    )
+    say_rate_is_assumed(item.name, prior)
     # Without a rate the time of a measurement is counted in samples.
     return replace(
         item, sample_rate=prior.sample_rate, time=item.time / prior.sample_rate
+    )
+
+
+def say_rate_is_assumed(name: str, prior: Prior) -> None:
+    """Tell that a measurement is taken to have the prior's sample rate."""
+    click.echo(
+        f"{name}: the file does not tell its sample rate; taken to be the prior's, "
+        f"{prior.sample_rate:.6g} Hz (say otherwise with --sample-rate)",
+        err=True,
     )
 
 

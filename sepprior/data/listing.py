@@ -19,6 +19,12 @@ SUFFIXES = {
     "Parquet": (".parquet", ".pq"),
 }
 """Endings of the names of each format's files; a Zarr store is a folder."""
+RESULT_ENDINGS = tuple(
+    f".{kind}{suffix}"
+    for kind in ("separated", "track")
+    for suffix in (".csv", ".parquet")
+)
+"""Endings of tables that `sepprior separate` writes; read only if named themselves."""
 _KNOWN = {suffix: name for name, suffixes in SUFFIXES.items() for suffix in suffixes}
 
 
@@ -40,8 +46,9 @@ def list_files(paths: str | Path | Iterable[str | Path]) -> Iterator[Path]:
 
     Args:
         paths: files; folders, of which all files of a known format are taken, sorted by
-            name; patterns such as ``'runs/**/*.csv'``, where no file has that name;
-            Parquet datasets, partitioned into folders or not; Zarr stores.
+            name, but no results (`RESULT_ENDINGS`); patterns such as
+            ``'runs/**/*.csv'``, where no file has that name; Parquet datasets,
+            partitioned into folders or not; Zarr stores.
 
     Raises:
         SeppriorError: nothing there, or nothing of a known format.
@@ -67,6 +74,11 @@ def _files(path: Path) -> list[Path]:
     found = [path / name for name, is_dir in entries if _is_input(name, is_dir)]
     if not found and any(is_dir and "=" in name for name, is_dir in entries):
         found = _partitions(path)
+    if not found and any(name.endswith(RESULT_ENDINGS) for name, _ in entries):
+        raise SeppriorError(
+            f"'{path}' holds nothing but results (*{', *'.join(RESULT_ENDINGS)}): "
+            "name the folder of the measurements"
+        )
     if not found:
         raise SeppriorError(
             f"{path}: the folder has no file of a known format; expected "
@@ -81,7 +93,7 @@ def _is_store(name: str) -> bool:
 
 def _is_input(name: str, is_dir: bool) -> bool:
     """Whether an entry of a folder is to be read: of a known format, not hidden."""
-    known = Path(name).suffix.lower() in _KNOWN
+    known = Path(name).suffix.lower() in _KNOWN and not name.endswith(RESULT_ENDINGS)
     return known and is_dir == _is_store(name) and not name.startswith(".")
 
 

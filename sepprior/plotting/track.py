@@ -79,7 +79,8 @@ def plot_track(track: TrackSummary, path: str | Path | None = None) -> Figure:
     _draw_phase(phase, track)
     prepare(phase, y="phase (rad)", title=f"c  {_phase_title(track)}")
     for axes in (amplitude, frequency, phase):
-        legend_above(axes, columns=4)
+        if axes.get_legend_handles_labels()[0]:
+            legend_above(axes, columns=4)
     colours = _colour_range(track)
     _draw_spectrogram(before, track.before, colours, track)
     prepare(before, y="frequency (Hz)", title="d  measurement")

@@ -30,12 +30,14 @@ class Waveform:
 
     Attributes:
         first: place of the first sample in the recording.
+        windows: number of windows fitted so far.
         measurement: data units, NaN where missing, shape (n,).
         signal: the joined signal; NaN where no window was fitted, shape (n,).
         residual: noise minus the coherent part that the prior decodes, shape (n,).
     """
 
     first: int
+    windows: int
     measurement: NDArray[np.float64]
     signal: NDArray[np.float64]
     residual: NDArray[np.float64]

@@ -126,7 +126,11 @@ def track(
     return Track(
         **vars(summary),
         waveform=Waveform(
-            first=0, measurement=values, signal=signal, residual=residual
+            first=0,
+            windows=len(summary),
+            measurement=values,
+            signal=signal,
+            residual=residual,
         ),
     )
 
@@ -138,13 +142,27 @@ def grid_for(
     hop: int | None = None,
     sample_rate: float | None = None,
     start: float = 0.0,
+    subject: str = "x",
 ) -> Grid:
-    """The windows to use, with defaults from the prior; refuses what cannot be used."""
+    """The windows to use, with defaults from the prior.
+
+    Args:
+        prior: the noise prior.
+        window: samples in a window (default: the prior's).
+        hop: samples from window to window (default: half a window).
+        sample_rate: Hz (default: the prior's).
+        start: time of the recording's first sample, s.
+        subject: what the recording is, to begin an error message with.
+
+    Raises:
+        SeppriorError: the windows leave out samples, or another sample rate than the
+            prior's.
+    """
     window = prior.window if window is None else window
     hop = max(1, window // 2) if hop is None else hop
     check_grid(window, hop)
     rate = float(prior.sample_rate if sample_rate is None else sample_rate)
-    check_sample_rate(rate, prior.sample_rate, subject="the recording")
+    check_sample_rate(rate, prior.sample_rate, subject=subject)
     return Grid(window, hop, rate, start)
 
 
@@ -182,21 +200,24 @@ def track_blocks(
         )
         for _ in range(2)
     )
+    tables: list[pandas.DataFrame] = []
     position = 0
 
     def block_of(waves: np.ndarray) -> Waveform:
         nonlocal position
         measurement = values[position : position + waves.shape[1]]
-        residual = np.where(np.isnan(measurement), np.nan, waves[1])
         block = Waveform(
-            first=position, measurement=measurement, signal=waves[0], residual=residual
+            first=position,
+            windows=sum(map(len, tables)),
+            measurement=measurement,
+            signal=waves[0],
+            residual=np.where(np.isnan(measurement), np.nan, waves[1]),
         )
         position += waves.shape[1]
         before.add(block.measurement)
         after.add(block.noise)
         return block
 
-    tables = []
     for fits in fit_recording(
         values,
         prior,
