@@ -20,6 +20,7 @@ from sepprior.cli.options import (
     sample_rate_option,
     seed_option,
 )
+from sepprior.cli.table_options import TableOptions, table_options
 from sepprior.errors import SeppriorError
 from sepprior.rates import check_sample_rate
 
@@ -67,19 +68,21 @@ BUNDLED_PRIOR = Path(__file__).parents[1] / "data_files" / "example_prior.safete
     "--window",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Track: samples in a window.  [default: the prior's]",
+    help="Track or --table: samples in a window.  [default: the prior's]",
 )
 @click.option(
     "--hop",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Track: samples from window to window.  [default: half a window]",
+    help="Track or --table: samples from window to window.  [default: half a window, "
+    "with --table a whole one]",
 )
 @sample_rate_option
 @column_option
 @device_option
 @seed_option
 @folder_option
+@table_options
 @click.option("--no-plot", is_flag=True, help="Write no picture.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON, one line per measurement."
@@ -100,56 +103,87 @@ def separate_command(
     device: str,
     seed: int,
     output: Path | None,
+    table: Path | None,
+    engine: Literal["local", "dask"],
+    workers: int | None,
+    scheduler: str | None,
+    resume: bool,
+    keep_going: bool,
     no_plot: bool,
     as_json: bool,
 ) -> None:
     """Separate measurements into signal and noise.
 
-    MEASUREMENT are files or folders. For run.csv this writes run.separated.csv,
-    run.fit.json and run.png. Without --prior, the prior is the one that the variable
-    SEPPRIOR_PRIOR names, else prior.safetensors in the working directory, else the one
-    of the bundled example.
+    MEASUREMENT are files, folders or quoted patterns. For run.csv this writes
+    run.separated.csv, run.fit.json and run.png. Without --prior, the prior is the one
+    that the variable SEPPRIOR_PRIOR names, else prior.safetensors in the working
+    directory, else the one of the bundled example.
 
     With --window or --hop a long recording is tracked: it is fitted window by window,
     run.track.csv has the parameters against time, run.separated.csv the separated
     recording, run.png both. With -o FILE.csv or FILE.parquet the table of one recording
     has that name and format, and the others stand beside it.
+
+    With --table DIR inputs of any number and size are fitted window by window, in
+    bounded memory, into one Parquet dataset; a run that was stopped, or killed, goes on
+    with --resume.
+
+    Exit status: 0; 2 for input that cannot be used; 3 where --keep-going left some out.
     """
     from sepprior.data import read_measurements
     from sepprior.outputs import check_output_folder, separation_files
 
     path, reason = _find_prior(prior_path)
-    if window is not None or hop is not None:
-        from sepprior.cli.tracking import TrackOutput, track_files
-
+    into = TableOptions(table, engine, workers, scheduler, resume, keep_going)
+    if into.table is not None or window is not None or hop is not None:
         if components == "auto":
             raise SeppriorError(
-                "--components auto chooses for one measurement: with --window or --hop "
-                "give the number of sinusoids"
+                "--components auto chooses for one measurement: with --window, --hop "
+                "or --table give the number of sinusoids"
             )
-        target = TrackOutput(output, plot=not no_plot, as_json=as_json)
-        prior = _load_prior(path, reason, device)
-
         from sepprior.tracking import FitOptions
 
-        track_files(
-            measurement,
-            prior,
-            FitOptions(
-                fmin=fmin,
-                fmax=fmax,
-                components=components,
-                objective=objective,
-                starts=starts,
-                seed=seed,
-            ),
-            target,
-            window=window,
-            hop=hop,
-            sample_rate=sample_rate,
-            column=column,
+        options = FitOptions(
+            fmin=fmin,
+            fmax=fmax,
+            components=components,
+            objective=objective,
+            starts=starts,
+            seed=seed,
         )
+        if into.table is not None:
+            from sepprior.cli.many import write_table
+
+            write_table(
+                measurement,
+                path,
+                reason,
+                options,
+                into,
+                window=window,
+                hop=hop,
+                sample_rate=sample_rate,
+                column=column,
+                output=output,
+                device=device,
+                as_json=as_json,
+            )
+        else:
+            from sepprior.cli.tracking import TrackOutput, track_files
+
+            into.check_unused()
+            track_files(
+                measurement,
+                _load_prior(path, reason, device),
+                options,
+                TrackOutput(output, plot=not no_plot, as_json=as_json),
+                window=window,
+                hop=hop,
+                sample_rate=sample_rate,
+                column=column,
+            )
         return
+    into.check_unused()
     measurements = read_measurements(
         measurement, sample_rate=sample_rate, column=column
     )
@@ -215,12 +249,17 @@ def _load_prior(path: Path, reason: str, device: str) -> Prior:
     from sepprior.checkpoint import load_prior
 
     prior = load_prior(path, device=device)
+    say_prior(path, reason, prior)
+    return prior
+
+
+def say_prior(path: Path, reason: str, prior: Prior) -> None:
+    """Say which prior is used, and why it is this one."""
     click.echo(
         f"prior: {path} ({reason}): {prior.name}, windows of {prior.window} samples at "
         f"{prior.sample_rate:.6g} Hz",
         err=True,
     )
-    return prior
 
 
 def _with_rate(item: Measurement, prior: Prior) -> Measurement:
