@@ -108,7 +108,7 @@ def separate(
     check_options(components, objective, starts, len(data))
     check_signal(signal, components, fmin=fmin, fmax=fmax)
     if objective == "plain":
-        prior = PlainPrior(prior)
+        prior = PlainPrior.of(prior)
     count = components
     if count == "auto":
         record = lay_out(
@@ -160,7 +160,7 @@ def _prior_adds(prior: Prior) -> bool:
     if isinstance(prior, PlainPrior):
         return True
     held = prior.metadata.get("heldout")
-    if prior.n_latent == 0:
+    if not prior.learned:
         return False
     if held is None:
         return True
@@ -322,7 +322,7 @@ def _assemble(
             {k: v[i] for k, v in diagnostics.items()},
             on_bound=[n for n, at in zip(form.curved, edge, strict=True) if at],
             tried=bool(tried),
-            learned=prior.n_latent > 0,
+            learned=prior.learned,
         )
         for i, (tried, edge) in enumerate(
             zip(joined("tried"), joined("edge"), strict=True)

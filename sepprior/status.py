@@ -18,7 +18,7 @@ def describe(
         facts: diagnostics of the measurement, by name.
         on_bound: parameters that sit on a bound.
         tried: the joint solver was run.
-        learned: the prior has a latent.
+        learned: the prior is more than a stationary Gaussian.
     """
     notes = []
     if facts["out_of_distribution"]:

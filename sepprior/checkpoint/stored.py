@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sepprior.checkpoint import gaussian, specgan
+from sepprior.checkpoint import diffusion, gaussian, specgan
 from sepprior.checkpoint.files import load_tensors, resolve_device, save_tensors
 from sepprior.errors import SeppriorError
 from sepprior.priors import Prior
@@ -44,6 +44,7 @@ class Form:
 FORMS: Mapping[str, Form] = {
     "gaussian": Form(gaussian.pack, gaussian.build, 1),
     "specgan": Form(specgan.pack, specgan.build, 1),
+    "diffusion": Form(diffusion.pack, diffusion.build, 2),
 }
 """The form of each kind of prior, by the prior's name."""
 

@@ -7,6 +7,7 @@ have been right. The same dictionary that a TOML file holds is stored in the che
 so that `config_from_dict(config_to_dict(config)) == config`.
 """
 
+from sepprior.config.diffusion import DiffusionConfig as DiffusionConfig
 from sepprior.config.gaussian import GaussianConfig as GaussianConfig
 from sepprior.config.recipes import CONFIGS as CONFIGS
 from sepprior.config.recipes import DEFAULT_MODEL as DEFAULT_MODEL

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from sepprior.config.checks import suggestion
+from sepprior.config.diffusion import DiffusionConfig
 from sepprior.config.gaussian import GaussianConfig
 from sepprior.config.specgan import SpecGANConfig
 from sepprior.errors import SeppriorError
 
-IterativeConfig: TypeAlias = SpecGANConfig
+IterativeConfig: TypeAlias = SpecGANConfig | DiffusionConfig
 """A recipe of a model that is trained in steps."""
 
 NoiseConfig: TypeAlias = GaussianConfig | IterativeConfig
@@ -22,6 +23,7 @@ NoiseConfig: TypeAlias = GaussianConfig | IterativeConfig
 CONFIGS: Mapping[str, type[NoiseConfig]] = {
     "gaussian": GaussianConfig,
     "specgan": SpecGANConfig,
+    "diffusion": DiffusionConfig,
 }
 """The recipe of each model, by its name."""
 

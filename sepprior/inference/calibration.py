@@ -75,10 +75,13 @@ def measure_calibration(
             count = min(left, BATCH)
             left -= count
             cycles = np.exp(rng.uniform(math.log(low), math.log(high), count))
-            outcome, truth = _inject(prior, crops(count), cycles * rate / n, rng, joint)
+            f = cycles * rate / n
+            x, truth = draw_injections(prior, crops(count), f, rng)
+            outcome = analyse_batch(prior, x, f, joint=joint)
             for method in methods:
                 answer = getattr(outcome, method)
-                errors[method].append(_standardised_errors(answer, outcome, truth))
+                record = outcome.record
+                errors[method].append(standardised_errors(answer, record, truth))
         for method, parts in errors.items():
             z = np.abs(np.concatenate(parts))
             for i, kind in enumerate(KINDS):
@@ -103,14 +106,20 @@ def _factor(z: np.ndarray, level: float, expected: float) -> float:
     return 1.0 + keep * deviation
 
 
-def _inject(
-    prior: Prior,
-    noise: np.ndarray,
-    frequency: np.ndarray,
-    rng: np.random.Generator,
-    joint: bool,
-) -> tuple[Outcome, np.ndarray]:
-    """Separate noise plus known sinusoids; the band is narrow around each."""
+def draw_injections(
+    prior: Prior, noise: np.ndarray, frequency: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Known sinusoids in noise, of amplitudes that suit its level at each frequency.
+
+    Args:
+        prior: gives the resolution of least squares.
+        noise: windows (B, N), data units.
+        frequency: shape (B,), Hz.
+        rng: of amplitudes, phases and biases.
+
+    Returns:
+        Measurements (B, N), and amplitude, frequency, phase and bias, (B, 4).
+    """
     count, n = noise.shape
     rate = prior.sample_rate
     phase = rng.uniform(-math.pi, math.pi, count)
@@ -126,8 +135,7 @@ def _inject(
     amplitude = resolution * np.exp(rng.uniform(low, high, count))
     bias = rng.normal(0.0, float(prior.autocovariance[0]) ** 0.5, count)
     x = noise + _signal(frequency, amplitude, phase, n, rate) + bias[:, None]
-    truth = np.stack([amplitude, frequency, phase, bias], 1)
-    return analyse_batch(prior, x, frequency, joint=joint), truth
+    return x, np.stack([amplitude, frequency, phase, bias], 1)
 
 
 def _signal(
@@ -142,6 +150,21 @@ def analyse_batch(
     prior: Prior, x: np.ndarray, frequency: np.ndarray, *, joint: bool
 ) -> Outcome:
     """Fit measurements (B, N) whose frequencies are known to within 1.5 / T."""
+    record, form = near(prior, x, frequency)
+    return analyse(
+        prior,
+        record,
+        form=form,
+        generator=torch.Generator().manual_seed(0),
+        guess=torch.from_numpy(frequency).to(prior.device)[:, None],
+        joint=joint,
+    )
+
+
+def near(
+    prior: Prior, x: np.ndarray, frequency: np.ndarray
+) -> tuple[Record, Sinusoids]:
+    """Measurements (B, N), and a sinusoid within 1.5 / T of each one's frequency."""
     record = lay_out(
         torch.from_numpy(x).to(prior.device),
         window=prior.window,
@@ -150,19 +173,13 @@ def analyse_batch(
     )
     reach = 1.5 / record.duration
     f = torch.from_numpy(frequency).to(prior.device)[:, None]
-    return analyse(
-        prior,
-        record,
-        form=Sinusoids(
-            1,
-            _geometry(record),
-            low=(f - reach).clamp_min(0.3 / record.duration),
-            high=(f + reach).clamp_max(0.499 * prior.sample_rate),
-        ),
-        generator=torch.Generator().manual_seed(0),
-        guess=f,
-        joint=joint,
+    form = Sinusoids(
+        1,
+        _geometry(record),
+        low=(f - reach).clamp_min(0.3 / record.duration),
+        high=(f + reach).clamp_max(0.499 * prior.sample_rate),
     )
+    return record, form
 
 
 def _geometry(record: Record) -> Geometry:
@@ -174,15 +191,15 @@ def _natural(answer: Answer, record: Record) -> tuple[Tensor, Tensor]:
     return to_polar(answer.theta, answer.covariance, middle=record.middle)
 
 
-def _standardised_errors(
-    answer: Answer, outcome: Outcome, truth: np.ndarray
+def standardised_errors(
+    answer: Answer, record: Record, truth: np.ndarray
 ) -> np.ndarray:
     """(estimate - truth) / standard error, (B, 4); lost frequencies left out."""
-    values, covariance = _natural(answer, outcome.record)
+    values, covariance = _natural(answer, record)
     sd = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
     error = values - torch.from_numpy(truth).to(values)
     error[:, 2] = wrap_phase(error[:, 2])
-    found = error[:, 1].abs() < 0.5 / outcome.record.duration
+    found = error[:, 1].abs() < 0.5 / record.duration
     return (error / sd)[found].cpu().numpy()
 
 

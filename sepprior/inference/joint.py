@@ -20,7 +20,7 @@ from sepprior.inference.least_squares import (
 )
 from sepprior.inference.record import Record
 from sepprior.optim import minimize_batch
-from sepprior.priors import Prior, conditional_energy
+from sepprior.priors import LatentPrior, conditional_energy
 from sepprior.priors.base import Decoded
 from sepprior.priors.marginal import decode_tangents, latent_information
 from sepprior.signals.form import Form, clamp, prior_energy
@@ -64,7 +64,7 @@ class JointProblem:
         form: the signal.
     """
 
-    def __init__(self, prior: Prior, record: Record, *, form: Form) -> None:
+    def __init__(self, prior: LatentPrior, record: Record, *, form: Form) -> None:
         self.prior, self.record, self.form = prior, record, form
         self.gaps = (~record.present).flatten(1)
         self.n_gaps = int(self.gaps.sum(-1).max()) if self.gaps.any() else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,8 +11,9 @@ from sepprior.inference.joint import JointFit, JointProblem
 from sepprior.inference.least_squares import Fit, robust_fit
 from sepprior.inference.periodogram import Periodogram, periodogram
 from sepprior.inference.record import MaskedWhitener, Record
+from sepprior.inference.score import SETTLED, ScoreProblem, best_fit
 from sepprior.inference.starts import gls_starts
-from sepprior.priors import PlainPrior, Prior
+from sepprior.priors import LatentPrior, PlainPrior, Prior, ScorePrior
 from sepprior.signals.form import Form
 from sepprior.transforms import Whitener
 
@@ -102,7 +103,7 @@ def analyse(
         guess: known nonlinear parameters (B, P - L), instead of a search.
     """
     whitener = MaskedWhitener(Whitener(prior.autocovariance), record.present)
-    joint = joint and prior.n_latent > 0
+    joint = joint and prior.learned
     spectrum = None
     if band is not None:
         spectrum = periodogram(record, whitener, fmin=band[0], fmax=band[1])
@@ -136,18 +137,43 @@ def analyse(
     )
     if not joint:
         return outcome
-    return _joint(
-        prior,
+    starts = [*fits, robust]
+    if isinstance(prior, ScorePrior):
+        return _scored(prior, outcome, whitener, starts, form=form)
+    assert isinstance(prior, LatentPrior)
+    return _joint(prior, outcome, whitener, starts, form=form, generator=generator)
+
+
+def _scored(
+    prior: ScorePrior,
+    outcome: Outcome,
+    whitener: MaskedWhitener,
+    starts: list[Fit],
+    *,
+    form: Form,
+) -> Outcome:
+    """The answer of a score prior, put beside that of GLS."""
+    record = outcome.record
+    problem = ScoreProblem(prior, record, form=form)
+    scored = best_fit(problem, whitener, starts, outcome.periodogram)
+    fit = scored.fit
+    everyone = torch.arange(len(record.x), device=record.x.device)
+    noise = (record.x - form.evaluate(record.t, fit.theta)) * record.present
+    standardised = whitener.forward(noise.unsqueeze(1), everyone)[:, 0]
+    gls_volume = -0.5 * torch.linalg.slogdet(outcome.gls.covariance).logabsdet
+    gls_energy = outcome.gls_energy + whitener.half_log_det()
+    return replace(
         outcome,
-        whitener,
-        [*fits, robust],
-        form=form,
-        generator=generator,
+        joint=Answer(fit.theta, fit.covariance),
+        standardised=standardised,
+        evidence=(gls_energy + gls_volume) - (scored.energy + fit.volume),
+        agreement=scored.agreement,
+        converged=fit.step < SETTLED,
     )
 
 
 def _joint(
-    prior: Prior,
+    prior: LatentPrior,
     outcome: Outcome,
     whitener: MaskedWhitener,
     starts: list[Fit],

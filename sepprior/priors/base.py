@@ -41,17 +41,74 @@ class Decoded:
 
 @runtime_checkable
 class Prior(Protocol):
-    """A frozen noise prior. N samples, C features, K latent dimensions."""
+    """What every frozen noise prior has. N samples in a window, K latent dimensions."""
 
     name: str
+    learned: bool
     window: int
     sample_rate: float
     n_latent: int
     level: float
     autocovariance: Tensor
-    dtype: torch.dtype
     device: torch.device
     metadata: dict[str, Any]
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """`n` windows of noise in data units, level included, shape (n, N)."""
+        ...
+
+    def heldout_nll(self, windows: Tensor) -> Tensor:
+        """``-log p`` of windows (n, N) in data units, or an upper bound, nats, (n,)."""
+        ...
+
+    def to(self, device: torch.device | str) -> Prior:
+        """The same prior on another device."""
+        ...
+
+
+@runtime_checkable
+class ScorePrior(Prior, Protocol):
+    """A prior that gives the score of its density smoothed to noise levels.
+
+    L levels; w stands for whitened windows (..., N).
+    """
+
+    levels: Tensor
+
+    def features(self, x: Tensor) -> Tensor:
+        """Whitened windows of noise (..., N), data units without the level."""
+        ...
+
+    def score(self, noisy: Tensor, sigma: float) -> Tensor:
+        """Gradient of the log-density smoothed to level sigma, (B, N) to (B, N)."""
+        ...
+
+    def information_matrix(self, index: int) -> Tensor:
+        """``E[score score^T]`` at ``levels[index]``, (N, N) float64."""
+        ...
+
+    def gaussianised(self, score: Tensor, index: int) -> Tensor:
+        """Noise of which a Gaussian would have this score, (B, N) data units."""
+        ...
+
+    def gaussian_energy(self, w: Tensor) -> Tensor:
+        """``-log`` density of the Gaussian of equal covariance, (B, N) to (B,)."""
+        ...
+
+    def gain(self, w: Tensor) -> Tensor:
+        """Log-density over that Gaussian's, nats, (B, N) to (B,)."""
+        ...
+
+
+@runtime_checkable
+class LatentPrior(Prior, Protocol):
+    """A prior that decodes a latent. C features, K latent dimensions."""
+
+    dtype: torch.dtype
+
+    def to(self, device: torch.device | str) -> LatentPrior:
+        """The same prior on another device."""
+        ...
 
     @property
     def n_candidates(self) -> int:
@@ -89,18 +146,6 @@ class Prior(Protocol):
         """Expected posterior standard deviation of z, (..., C) to (..., K)."""
         ...
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """`n` windows of noise in data units, level included, shape (n, N)."""
-        ...
-
-    def heldout_nll(self, windows: Tensor) -> Tensor:
-        """Upper bound on ``-log p`` of windows (n, N) in data units, nats, (n,)."""
-        ...
-
-    def to(self, device: torch.device | str) -> Prior:
-        """The same prior on another device."""
-        ...
-
 
 def conditional_energy(features: Tensor, decoded: Decoded) -> Tensor:
     """``-log p(n | z)`` without ``N/2 log 2 pi``, shape (...).
@@ -114,6 +159,6 @@ def conditional_energy(features: Tensor, decoded: Decoded) -> Tensor:
     return 0.5 * quadratic + decoded.half_log_det
 
 
-def joint_energy(prior: Prior, features: Tensor, z: Tensor) -> Tensor:
+def joint_energy(prior: LatentPrior, features: Tensor, z: Tensor) -> Tensor:
     """``-log p(n | z) - log p(z)`` without constants, shape (...)."""
     return conditional_energy(features, prior.decode(z)) + prior.latent_energy(z)

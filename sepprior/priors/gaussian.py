@@ -26,6 +26,7 @@ class GaussianPrior:
     """
 
     name = "gaussian"
+    learned = False
     n_latent = 0
     n_candidates = 1
     dtype = torch.float64

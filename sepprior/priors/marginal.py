@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from sepprior.optim import minimize_batch
-from sepprior.priors.base import Decoded, Prior, joint_energy
+from sepprior.priors.base import Decoded, LatentPrior, joint_energy
 
 DERIVATIVES_AT_ONCE = 2**21
 """Derivatives of the mean that are computed together; memory is bounded by it."""
 
 
-def decode_tangents(prior: Prior, z: Tensor) -> tuple[Decoded, Tensor, Tensor]:
+def decode_tangents(prior: LatentPrior, z: Tensor) -> tuple[Decoded, Tensor, Tensor]:
     """Decode latents together with the derivatives of what they decode to.
 
     Args:
@@ -64,7 +64,11 @@ def latent_information(
 
 
 def laplace_nll(
-    prior: Prior, windows: Tensor, *, n_starts: int = 64, max_evaluations: int = 80
+    prior: LatentPrior,
+    windows: Tensor,
+    *,
+    n_starts: int = 64,
+    max_evaluations: int = 80,
 ) -> Tensor:
     """``-log p`` of noise windows by Laplace's method over z, without the constant.
 

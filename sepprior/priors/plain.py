@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sepprior.priors.base import Decoded, Prior
+from sepprior.errors import SeppriorError
+from sepprior.priors.base import Decoded, LatentPrior, Prior
 
 
 class PlainPrior:
@@ -21,16 +22,31 @@ class PlainPrior:
     """
 
     name = "plain"
+    learned = True
     n_candidates = 64
     dtype = torch.float64
 
-    def __init__(self, prior: Prior) -> None:
+    def __init__(self, prior: LatentPrior) -> None:
         self.prior = prior
         self.window, self.sample_rate = prior.window, prior.sample_rate
         self.n_latent, self.level = prior.n_latent, prior.level
         self.autocovariance, self.device = prior.autocovariance, prior.device
         self.metadata: dict[str, Any] = {}
         self._sd = float(prior.autocovariance[0]) ** 0.5
+
+    @staticmethod
+    def of(prior: Prior) -> PlainPrior:
+        """The plain objective with a prior that must have a latent.
+
+        Raises:
+            SeppriorError: it has none.
+        """
+        if not isinstance(prior, LatentPrior):
+            raise SeppriorError(
+                f"objective 'plain' needs a prior with a latent, a {prior.name} prior "
+                "has none; use its as_latent(), or the objective 'joint'"
+            )
+        return PlainPrior(prior)
 
     def features(self, x: Tensor) -> Tensor:
         """Samples over the noise's standard deviation, (..., N)."""

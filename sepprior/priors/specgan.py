@@ -76,6 +76,7 @@ class SpecGANPrior:
     """
 
     name = "specgan"
+    learned = True
     dtype = torch.float32
 
     def __init__(

@@ -31,6 +31,7 @@ class WaveformPrior:
     """
 
     name = "waveform"
+    learned = True
     n_candidates = 64
 
     def __init__(

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sepprior.config import NoiseConfig
-from sepprior.training import specgan
+from sepprior.training import diffusion, specgan
 from sepprior.training.contract import Task, Trainer
 
 BUILDERS: Mapping[str, Callable[..., Trainer]] = {
     "specgan": specgan.build_trainer,
+    "diffusion": diffusion.build_trainer,
 }
 """Builders ``(task, config, *, state) -> Trainer`` by the recipe's model.
 

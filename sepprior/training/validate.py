@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -60,21 +61,18 @@ def validate(
             "windows": len(gain),
         }
     }
-    parts = [p for p in (training, validation) if p.n_samples >= window]
-    n_all = sum(p.n_samples for p in parts) // window
-    if n_all < FEWEST_WINDOWS:
-        return facts
-    source = [validation] if validation.n_samples // window >= FEWEST_WINDOWS else parts
     rng = np.random.default_rng(seed)
+    unseen = unseen_crops(training, validation, window, rng)
+    if unseen is None:
+        return facts
+    parts = [p for p in (training, validation) if p.n_samples >= window]
     # An autocovariance hardly overfits a recording: least squares may be calibrated on
     # all of it, a network only on what it has not seen.
     table = measure_calibration(
         prior, lambda n: _crops(parts, window, n, rng), joint=False, seed=seed
     )
-    if prior.n_latent:
-        table |= measure_calibration(
-            prior, lambda n: _crops(source, window, n, rng), joint=True, seed=seed + 1
-        )
+    if prior.learned:
+        table |= measure_calibration(prior, unseen, joint=True, seed=seed + 1)
     facts["calibration"] = table
     windows = [
         consecutive_windows(
@@ -85,6 +83,24 @@ def validate(
     x = torch.from_numpy(np.concatenate(windows)).to(prior.device) - gaussian.level
     facts["novelty"] = measure_null(gaussian.features(x))
     return facts
+
+
+def unseen_crops(
+    training: Recording,
+    validation: Recording,
+    window: int,
+    rng: np.random.Generator,
+) -> Callable[[int], np.ndarray] | None:
+    """Random windows of held-out noise, or of all noise where too little is held out.
+
+    Returns:
+        A function of the number of windows, or None with less than 40 windows in all.
+    """
+    parts = [p for p in (training, validation) if p.n_samples >= window]
+    if sum(p.n_samples for p in parts) // window < FEWEST_WINDOWS:
+        return None
+    source = [validation] if validation.n_samples // window >= FEWEST_WINDOWS else parts
+    return lambda n: _crops(source, window, n, rng)
 
 
 def _crops(

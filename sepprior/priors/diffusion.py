@@ -1,0 +1,337 @@
+"""A score prior: the whole density of the noise, by a denoiser at every noise level.
+
+There is no latent to optimise over. What the solver uses instead is the score of the
+noise density smoothed to a level sigma, and its second moment over the recorded noise:
+``K = E[score score^T]`` is the Fisher information of a shift, so that ``J^T K J`` is
+that of any signal with whitened Jacobian J, before any measurement is made.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sepprior.diffusion import (
+    Smoothing,
+    denoising_gain,
+    follow_flow,
+    geometric,
+    log_density,
+)
+from sepprior.nets import Denoiser
+from sepprior.priors.base import HALF_LOG_2PI
+from sepprior.priors.waveform import WaveformPrior
+from sepprior.transforms import MAX_DENSE_WINDOW, Whitener, toeplitz
+
+FLOW_STEPS = 24
+"""Steps of the probability flow between the lowest and the highest level."""
+FLOW_RANGE = 4.0
+"""Highest level of the flow, in units of the largest standard deviation."""
+BATCH = 256
+"""Windows per pass of the network."""
+GAIN_LEVELS = 8
+GAIN_DRAWS = 1
+DRAW_SEED = 20_201_111
+"""Key of the noise added when a score is evaluated; fixed, so that answers repeat."""
+
+
+class DiffusionPrior:
+    """Noise whose smoothed score is ``-S^-1 y + C^1/2 S^-1/2 F(y; sigma) / sigma``.
+
+    Args:
+        network: F, from views of smoothed whitened noise to corrections.
+        whitening: shape (N,), autocovariance that the whitening filter is made from.
+        autocovariance: shape (N,), of the noise, squared data units.
+        level: mean of the noise, data units.
+        sample_rate: Hz.
+        levels: shape (L,), noise levels of the solver, falling.
+        information: shape (L, N): row l holds, by lag, the mean product of the
+            standardised scores ``S^1/2 score`` at level l (1, 0, 0, ... for Gaussian
+            noise).
+        lowest: lowest level the network was trained for.
+        metadata: JSON-able facts.
+    """
+
+    name = "diffusion"
+    learned = True
+    n_latent = 0
+    dtype = torch.float32
+
+    def __init__(
+        self,
+        network: Denoiser,
+        *,
+        whitening: Tensor,
+        autocovariance: Tensor,
+        level: float,
+        sample_rate: float,
+        levels: Tensor,
+        information: Tensor,
+        lowest: float,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.whitening = whitening.double()
+        self.autocovariance = autocovariance.double()
+        self.level, self.sample_rate = float(level), float(sample_rate)
+        self.window = int(autocovariance.shape[0])
+        self.device = autocovariance.device
+        self.whitener = Whitener(self.whitening)
+        self.levels = levels.double().cpu()
+        self.information = information.double()
+        self.lowest = float(lowest)
+        self.metadata = dict(metadata or {})
+        self.geometry = Geometry.of(self.whitener, self.autocovariance)
+        self.smoothing = self.geometry.smoothing
+        self.half_log_det = self.whitener.half_log_det
+        self._exact = self.smoothing.to(self.device)
+        self._k: dict[int, Tensor] = {}
+
+    # -- the score -----------------------------------------------------------------
+
+    def features(self, x: Tensor) -> Tensor:
+        """Whitened windows w, (..., N) in data units without the level, float64."""
+        return self.whitener.forward(x)
+
+    def correction(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        """F of smoothed whitened windows (B, N) at levels (B,), float32."""
+        return self.network(self.geometry.views(noisy, sigma), sigma.log())
+
+    def score(self, noisy: Tensor, sigma: float) -> Tensor:
+        """Score of the density smoothed to level sigma, (B, N) to (B, N)."""
+        rows = []
+        with torch.no_grad():
+            for y in noisy.float().split(BATCH):
+                s = torch.full((len(y),), sigma, device=y.device)
+                rows.append(self.smoothing.score(y, s, self.correction(y, s)))
+        return torch.cat(rows)
+
+    def gaussianised(self, score: Tensor, index: int) -> Tensor:
+        """Noise of which a Gaussian of equal information would have this score.
+
+        ``W^-1 (-S score) / M_0`` for scores (B, N) at ``levels[index]``, data units.
+        """
+        at = torch.full((len(score),), float(self.levels[index]), device=score.device)
+        smoothed = self.smoothing.apply(self.smoothing.total(at), score.float())
+        scale = -float(self.information[index, 0])
+        return self.whitener.inverse(smoothed / scale)
+
+    def information_matrix(self, index: int) -> Tensor:
+        """K at ``levels[index]``, (N, N) float64: ``S^-1/2 M S^-1/2``, M Toeplitz."""
+        if index not in self._k:
+            middle = toeplitz(self.information[index].to(self.device))
+            root = self._inverse_root(float(self.levels[index]))
+            self._k[index] = root @ middle @ root
+        return self._k[index]
+
+    def _inverse_root(self, sigma: float) -> Tensor:
+        eye = torch.eye(self.window, dtype=torch.float64, device=self.device)
+        exact = Smoothing(
+            self.smoothing.values.double(),
+            None if self.smoothing.vectors is None else self.smoothing.vectors.double(),
+        )
+        return exact.standardise(eye, torch.full((1,), sigma).to(eye))
+
+    def information_gain(self, frequency: Tensor) -> Tensor:
+        """Information about a sinusoid over that in Gaussian noise of equal spectrum.
+
+        Both at the solver's last noise level, where some structure is smoothed away.
+
+        Args:
+            frequency: shape (F,), Hz.
+
+        Returns:
+            Shape (F,): the factor by which the variance of least squares can fall.
+        """
+        t = torch.arange(self.window, dtype=torch.float64, device=self.device)
+        angle = 2.0 * math.pi * frequency[:, None].to(t) * t / self.sample_rate
+        gain = torch.zeros_like(angle[:, 0])
+        last = len(self.levels) - 1
+        k = self.information_matrix(last)
+        root = self._inverse_root(float(self.levels[last]))
+        for wave in (angle.cos(), angle.sin()):
+            white = self.features(wave)
+            learned = ((white @ k) * white).sum(-1)
+            gain += 0.5 * learned / (white @ root).square().sum(-1)
+        return gain
+
+    # -- likelihood ----------------------------------------------------------------
+
+    @property
+    def highest(self) -> float:
+        """Level at which the smoothed noise counts as Gaussian."""
+        return FLOW_RANGE * max(1.0, self.smoothing.reach)
+
+    def gain(self, w: Tensor) -> Tensor:
+        """Log-likelihood of whitened windows (B, N) over the Gaussian's, nats, (B,)."""
+        rng = torch.Generator().manual_seed(DRAW_SEED)
+        draws = torch.randn((GAIN_DRAWS, self.window), generator=rng)
+        levels = geometric(self.highest, self.lowest, GAIN_LEVELS)
+        with torch.no_grad():
+            parts = [
+                denoising_gain(
+                    self.smoothing,
+                    self.correction,
+                    part,
+                    levels,
+                    draws=draws.to(part),
+                )
+                for part in w.float().split(BATCH)
+            ]
+        return torch.cat(parts).double()
+
+    def gaussian_energy(self, w: Tensor) -> Tensor:
+        """``-log`` of the Gaussian with the noise's covariance, without constants."""
+        energy = self.smoothing.gaussian_energy(w.float(), w.new_zeros(len(w)).float())
+        return energy.double() + self.half_log_det
+
+    def heldout_nll(self, windows: Tensor, *, probes: int = 1) -> Tensor:
+        """``-log p`` of windows (n, N) in data units by the probability flow, nats."""
+        return self.log_likelihood(windows, probes=probes)[0].neg()
+
+    def log_likelihood(
+        self, windows: Tensor, *, probes: int = 4
+    ) -> tuple[Tensor, Tensor]:
+        """``log p`` of windows (n, N) in data units, nats, and its standard error.
+
+        That of the density smoothed to the lowest level, through the probability flow
+        with Hutchinson's trace; the error is that of the random trace alone.
+        """
+        rng = torch.Generator().manual_seed(DRAW_SEED)
+        levels = geometric(self.lowest, self.highest, FLOW_STEPS + 1)
+        rows = []
+        w = self.features(windows.to(self.device) - self.level).float()
+        for part in w.split(BATCH):
+            signs = torch.randint(0, 2, (probes, *part.shape), generator=rng)
+            rows.append(
+                log_density(
+                    self.smoothing,
+                    self.correction,
+                    part,
+                    levels,
+                    probes=(2.0 * signs - 1.0).to(part),
+                )
+            )
+        constant = self.half_log_det + self.window * HALF_LOG_2PI
+        values = torch.cat([r[0] for r in rows]).double() - constant
+        return values, torch.cat([r[1] for r in rows]).double()
+
+    # -- samples -------------------------------------------------------------------
+
+    def decode_flow(self, z: Tensor, *, steps: int = FLOW_STEPS) -> Tensor:
+        """The deterministic map from z ~ N(0, 1) to noise, (B, N) to (B, N).
+
+        The probability flow from the highest level to the lowest; data units, without
+        the level. Differentiable.
+        """
+        levels = geometric(self.highest, self.lowest, steps + 1)
+        v = follow_flow(self.smoothing, self.correction, z.float(), levels)
+        # The last bit of smoothing is taken away as from a Gaussian.
+        zero = torch.zeros(len(v), device=v.device)
+        w = self.smoothing.restore(v, zero)
+        return self.whitener.inverse(w)
+
+    def encode_flow(self, w: Tensor, *, steps: int = FLOW_STEPS) -> Tensor:
+        """The inverse map, from whitened windows (B, N) to z (B, N)."""
+        levels = geometric(self.lowest, self.highest, steps + 1)
+        start = torch.full((len(w),), self.lowest, device=w.device)
+        v = self.smoothing.standardise(w.float(), start)
+        with torch.no_grad():
+            return follow_flow(self.smoothing, self.correction, v, levels)
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Noise windows in data units, shape (n, N), float64."""
+        z = torch.randn((n, self.window), generator=generator).to(self.device)
+        with torch.no_grad():
+            parts = [self.decode_flow(part) for part in z.split(BATCH)]
+        return torch.cat(parts) + self.level
+
+    def as_latent(self) -> WaveformPrior:
+        """The same density as a generator z -> noise, for latent optimisation.
+
+        The map is one to one; the smoothing at the lowest level is its range error.
+        """
+        return WaveformPrior(
+            lambda z: self.decode_flow(z.flatten(0, -2)).view(z.shape),
+            n_latent=self.window,
+            range_autocovariance=self.whitening * self.lowest**2,
+            autocovariance=self.autocovariance,
+            sample_rate=self.sample_rate,
+            level=self.level,
+            dtype=torch.float32,
+            metadata=self.metadata,
+        )
+
+    def to(self, device: torch.device | str) -> DiffusionPrior:
+        """The same prior on another device."""
+        if torch.device(device) == self.device:
+            return self
+        return DiffusionPrior(
+            self.network.to(device),
+            whitening=self.whitening.to(device),
+            autocovariance=self.autocovariance.to(device),
+            level=self.level,
+            sample_rate=self.sample_rate,
+            levels=self.levels,
+            information=self.information.to(device),
+            lowest=self.lowest,
+            metadata=self.metadata,
+        )
+
+
+class Geometry:
+    """Covariance of the whitened noise, and the views of it the network is given.
+
+    The first view is standardised by the Gaussian part, ``S^-1/2 y``; the second, for
+    windows that are whitened by a matrix, is the coloured series before whitening, in
+    which levels, pulses and lines have their recorded shape.
+
+    Args:
+        smoothing: covariance C of the whitened noise, float32.
+        colouring: shape (N, N), transposed inverse of the whitening matrix, or None.
+        variance: of the noise, and of what the whitening filter was made from.
+    """
+
+    def __init__(
+        self,
+        smoothing: Smoothing,
+        colouring: Tensor | None,
+        variance: tuple[float, float],
+    ) -> None:
+        self.smoothing, self.colouring, self.variance = smoothing, colouring, variance
+
+    @staticmethod
+    def of(whitener: Whitener, autocovariance: Tensor) -> Geometry:
+        """The geometry of a filter and of the noise it is applied to."""
+        window = whitener.window
+        variance = (float(autocovariance[0]), float(whitener.autocovariance[0]))
+        same = torch.equal(whitener.autocovariance, autocovariance)
+        if window > MAX_DENSE_WINDOW:
+            assert same, "long windows are whitened by the whole spectrum"
+            smoothing = Smoothing.of(None, window=window, dtype=torch.float32)
+            return Geometry(smoothing.to(autocovariance.device), None, variance)
+        eye = torch.eye(window, dtype=torch.float64, device=autocovariance.device)
+        covariance = None
+        if not same:
+            white = whitener.forward(toeplitz(autocovariance))
+            covariance = whitener.forward(white.mT)
+        smoothing = Smoothing.of(covariance, window=window, dtype=torch.float32)
+        colouring = whitener.inverse(eye).float()
+        return Geometry(smoothing.to(autocovariance.device), colouring, variance)
+
+    @property
+    def n_views(self) -> int:
+        """V, what `views` gives per window."""
+        return 1 if self.colouring is None else 2
+
+    def views(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        """Smoothed whitened windows (B, N) at levels (B,) as (B, V, N)."""
+        standard = self.smoothing.standardise(noisy, sigma)
+        if self.colouring is None:
+            return standard.unsqueeze(1)
+        noise, added = self.variance
+        scale = (noise + sigma.square() * added).rsqrt().unsqueeze(-1)
+        return torch.stack([standard, (noisy @ self.colouring) * scale], 1)

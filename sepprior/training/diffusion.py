@@ -1,0 +1,307 @@
+"""Training of the diffusion prior: denoising score matching on whitened noise.
+
+Each step smooths a batch of windows to noise levels spread over the whole range and
+regresses the network on the error of the linear denoiser (Vincent 2011; weighted as in
+Karras et al. 2022, so that every level counts alike). At the end the information
+matrices of the score are measured, and the solver's last level is chosen by injected
+signals: at low levels the error of the score outweighs what is left to gain.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sepprior.config import DiffusionConfig
+from sepprior.data import iterate_blocks, random_crops
+from sepprior.diffusion import denoising_gain, geometric
+from sepprior.errors import SeppriorError
+from sepprior.inference.last_level import choose_last_level
+from sepprior.nets import Denoiser
+from sepprior.priors import DiffusionPrior
+from sepprior.priors.diffusion import FLOW_RANGE, Geometry
+from sepprior.stationary import continuum_autocovariance
+from sepprior.training.contract import Task, block_size
+from sepprior.training.validate import unseen_crops
+from sepprior.transforms import MAX_DENSE_WINDOW, Whitener
+
+BETAS = (0.9, 0.99)
+WEIGHT_DECAY = 0.01
+RISE = 100
+"""Steps over which the learning rate rises."""
+LEAST_RATE = 0.02
+"""Share of the learning rate that is left at the end of the cosine."""
+CLIP_NORM = 1.0
+CONTINUUM_MATTERS = 0.02
+"""Nats per sample the lines must be worth to be left in."""
+INFORMATION_WINDOWS = 2048
+REPORT_LEVELS = 8
+REPORT_WINDOWS = 64
+
+
+class DiffusionTrainer:
+    """One training run, a step at a time.
+
+    Args:
+        task: the recording made ready.
+        config: the recipe.
+        whitening: shape (N,), autocovariance the filter is made from.
+        chosen: its name.
+    """
+
+    def __init__(
+        self, task: Task, config: DiffusionConfig, whitening: Tensor, chosen: str
+    ) -> None:
+        self.task, self.config = task, config
+        self.whitening = whitening.to(task.device)
+        self.facts: dict[str, Any] = {"whitening": chosen}
+        self.whitener = Whitener(self.whitening)
+        covariance = task.gaussian.autocovariance.to(task.device)
+        self.geometry = Geometry.of(self.whitener, covariance)
+        self.smoothing = self.geometry.smoothing
+        self.highest = FLOW_RANGE * max(1.0, self.smoothing.reach)
+        self.rng = torch.Generator().manual_seed(config.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(config.seed)
+            network = Denoiser(
+                window=config.window, width=config.width, views=self.geometry.n_views
+            )
+        self.network = network.to(task.device)
+        self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(),
+            config.learning_rate,
+            betas=BETAS,
+            weight_decay=WEIGHT_DECAY,
+        )
+        self.step = 0
+
+    # -- steps -----------------------------------------------------------------------
+
+    def _crops(self, n: int) -> Tensor:
+        crops = random_crops(
+            self.task.training,
+            window=self.config.window,
+            n=n,
+            generator=self.rng,
+        )
+        x = torch.from_numpy(crops).to(self.task.device) - self.task.gaussian.level
+        return self.whitener.forward(x).float()
+
+    def _smoothed(self, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """Windows at levels spread evenly over the logarithm of the range."""
+        n = len(clean)
+        place = (torch.rand(n, generator=self.rng) + torch.arange(n)) / n
+        low, high = math.log(self.config.lowest_level), math.log(self.highest)
+        sigma = torch.exp(low + (high - low) * place).to(clean)
+        noise = torch.randn(clean.shape, generator=self.rng).to(clean)
+        return clean + sigma.unsqueeze(-1) * noise, sigma
+
+    def advance(self) -> dict[str, float]:
+        """One step; the mean-square error, 1 for a network that returns zero."""
+        clean = self._crops(self.config.batch)
+        noisy, sigma = self._smoothed(clean)
+        found = self.network(self.geometry.views(noisy, sigma), sigma.log())
+        loss = (self.smoothing.target(clean, noisy, sigma) - found).square().mean()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._rate()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
+        self.optimiser.step()
+        self.step += 1
+        decay = min(self.config.ema, (1.0 + self.step) / (20.0 + self.step))
+        parameters = zip(
+            self.average.parameters(), self.network.parameters(), strict=True
+        )
+        for mean, new in parameters:
+            mean.data.lerp_(new.data, 1.0 - decay)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise SeppriorError(
+                f"training diverged at step {self.step}: the loss is not finite; train "
+                "again from the start with a lower learning_rate "
+                f"(now {self.config.learning_rate:g}) or another seed"
+            )
+        return {"denoising_loss": value}
+
+    def _rate(self) -> float:
+        share = self.step / self.config.steps
+        cosine = 0.5 * (1.0 + math.cos(math.pi * share))
+        rise = min(1.0, (self.step + 1) / RISE)
+        return self.config.learning_rate * rise * (LEAST_RATE + cosine)
+
+    # -- what a tick reports, and the end ----------------------------------------------
+
+    def report(self, held: Tensor) -> dict[str, Any]:
+        """Estimated likelihood of held-out noise, from the denoising errors."""
+        windows = held[:REPORT_WINDOWS].to(self.task.device)
+        w = self.whitener.forward(windows - self.task.gaussian.level).float()
+        rng = torch.Generator().manual_seed(1)
+        levels = geometric(self.highest, self.config.lowest_level, REPORT_LEVELS)
+        draws = torch.randn((1, self.config.window), generator=rng)
+        with torch.no_grad():
+            gain = denoising_gain(
+                self.smoothing, self._correction, w, levels, draws=draws.to(w)
+            )
+        nll = self.task.gaussian.heldout_nll(windows.cpu()).to(gain) - gain
+        return {"heldout_nll": float(nll.mean()) / self.config.window}
+
+    def _correction(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        return self.average(self.geometry.views(noisy, sigma), sigma.log())
+
+    def solver_levels(self) -> Tensor:
+        """Noise levels of the solver, falling by factors of two."""
+        first = max(0, round(math.log2(self.smoothing.reach)))
+        last = math.ceil(math.log2(self.config.lowest_level))
+        powers = torch.arange(first, last - 1, -1, dtype=torch.float64)
+        return 2.0**powers
+
+    def frozen(self, metadata: Mapping[str, Any]) -> DiffusionPrior:
+        """The running average as a prior, with the information of Gaussian noise."""
+        levels = self.solver_levels()
+        information = torch.zeros(
+            (len(levels), self.config.window),
+            dtype=torch.float64,
+            device=self.task.device,
+        )
+        information[:, 0] = 1.0
+        return self._prior(copy.deepcopy(self.average), levels, information, metadata)
+
+    def _prior(
+        self,
+        network: Denoiser,
+        levels: Tensor,
+        information: Tensor,
+        metadata: Mapping[str, Any],
+    ) -> DiffusionPrior:
+        return DiffusionPrior(
+            network,
+            whitening=self.whitening,
+            autocovariance=self.task.gaussian.autocovariance.to(self.task.device),
+            level=self.task.gaussian.level,
+            sample_rate=self.task.training.sample_rate,
+            levels=levels,
+            information=information,
+            lowest=self.config.lowest_level,
+            metadata=dict(metadata),
+        )
+
+    def finished(self, metadata: Mapping[str, Any]) -> DiffusionPrior:
+        """The running average with its measured information and its last level."""
+        levels = self.solver_levels()
+        state = self.rng.get_state()
+        self.rng.manual_seed(self.config.seed + 1)
+        windows = self._crops(INFORMATION_WINDOWS)
+        prior = self.frozen(metadata)
+        information = measure_information(prior, windows, levels, self.rng)
+        prior = self._prior(prior.network, levels, information, metadata)
+        self.rng.set_state(state)
+        crops = unseen_crops(
+            self.task.training,
+            self.task.validation,
+            self.config.window,
+            np.random.default_rng(self.config.seed),
+        )
+        keep = len(levels)
+        if crops is not None:
+            keep = choose_last_level(prior, crops, seed=self.config.seed)
+        return self._prior(prior.network, levels[:keep], information[:keep], metadata)
+
+    def state(self) -> dict[str, Any]:
+        """Network, running average, optimiser, random numbers and the filter."""
+        return {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "rng": self.rng.get_state(),
+            "step": self.step,
+            "whitening": self.whitening,
+            "whitening_name": self.facts["whitening"],
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned."""
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.rng.set_state(state["rng"])
+        self.step = state["step"]
+
+
+def measure_information(
+    prior: DiffusionPrior, windows: Tensor, levels: Tensor, rng: torch.Generator
+) -> Tensor:
+    """Mean products of standardised scores by lag, one row per level, (L, N).
+
+    ``M_k = mean_i E[e_i e_{i+k}]`` with ``e = S^1/2 score(y)`` over smoothed recorded
+    noise: the Toeplitz matrix nearest to ``E[e e^T]``, each lag averaged over its
+    diagonal.
+
+    Args:
+        prior: whose score it is.
+        windows: whitened noise (n, N).
+        levels: shape (L,).
+        rng: for the added noise.
+    """
+    n = windows.shape[-1]
+    rows = []
+    for sigma in levels.tolist():
+        noise = torch.randn(windows.shape, generator=rng).to(windows)
+        noisy = windows + sigma * noise
+        at = torch.full((len(noisy),), sigma, device=noisy.device)
+        e = prior.smoothing.restore(prior.score(noisy, sigma), at).double()
+        spectrum = torch.fft.rfft(e, 2 * n).abs().square().mean(0)
+        products = torch.fft.irfft(spectrum, 2 * n)[:n]
+        counts = torch.arange(n, 0, -1, device=products.device)
+        # Tapered like a biased autocovariance, so that the matrix is positive.
+        rows.append(products / counts * (counts / n))
+    return torch.stack(rows)
+
+
+def build_trainer(
+    task: Task, config: DiffusionConfig, *, state: dict[str, Any] | None
+) -> DiffusionTrainer:
+    """A training run, fresh or from a saved state."""
+    if state is not None:
+        trainer = DiffusionTrainer(
+            task, config, state["whitening"], state["whitening_name"]
+        )
+        trainer.load_state(state)
+        return trainer
+    return DiffusionTrainer(task, config, *choose_whitening(task, config))
+
+
+def choose_whitening(task: Task, config: DiffusionConfig) -> tuple[Tensor, str]:
+    """The filter in front of the network, and its name.
+
+    Added noise is white in the whitened domain. With lines whitened away it would bury
+    them at every level; with the continuum alone whitened, as much noise is added at a
+    line as beside it, and the phase relations of the lines survive to high levels. The
+    linear part of the denoiser knows the lines either way.
+    """
+    total = task.gaussian.autocovariance
+    if config.whitening == "total" or config.window > MAX_DENSE_WINDOW:
+        return total, "total"
+    continuum = continuum_autocovariance(
+        iterate_blocks(task.training, block=block_size(config.window)),
+        n_lags=config.window,
+        mean=task.gaussian.level,
+    )
+    if continuum is None:
+        if config.whitening == "continuum":
+            raise SeppriorError(
+                f"the recording has no stretch of {16 * config.window} samples to tell "
+                "lines from continuum; record longer noise or set whitening = 'total'"
+            )
+        return total, "total"
+    worth = Whitener(total).half_log_det - Whitener(continuum).half_log_det
+    if config.whitening == "auto" and worth / config.window < CONTINUUM_MATTERS:
+        return total, "total"
+    return continuum, "continuum"

@@ -1,0 +1,242 @@
+"""Training, storing and using the diffusion prior."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import sepprior
+from sepprior.checkpoint import load_prior, save_prior
+from sepprior.config import DiffusionConfig
+from sepprior.data import as_recording
+from sepprior.errors import SeppriorError
+from sepprior.inference import calibration, last_level
+from sepprior.nets import Denoiser
+from sepprior.nets.denoiser import COARSEST, n_levels
+from sepprior.priors import DiffusionPrior, LatentPrior, PlainPrior, Prior, ScorePrior
+from sepprior.stationary import autocovariance
+from sepprior.training import train
+from sepprior.training.diffusion import measure_information
+from tests.conftest import LEVEL, SAMPLE_RATE, WINDOW, coloured_noise
+
+TINY = DiffusionConfig(window=WINDOW, width=8, steps=20, batch=16, tick=5)
+
+
+@pytest.fixture(autouse=True)
+def few_injections(monkeypatch):
+    monkeypatch.setattr(calibration, "trials_per_band", lambda window, *, joint: 40)
+    monkeypatch.setattr(last_level, "TRIALS", 40)
+
+
+def finish(stream):
+    records = []
+    while True:
+        try:
+            records.append(next(stream))
+        except StopIteration as end:
+            return records, end.value
+
+
+@pytest.fixture(scope="module")
+def trained(recording):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "trials_per_band", lambda window, *, joint: 40)
+        patch.setattr(last_level, "TRIALS", 40)
+        return finish(train(recording, TINY, device="cpu"))
+
+
+def jumps(n, *, seed):
+    """Two levels with a mean dwell of 12 samples, and a little white noise."""
+    rng = np.random.default_rng(seed)
+    sign = np.where(rng.random(n) < 1 / 12, -1.0, 1.0).cumprod()
+    return sign + 0.1 * rng.standard_normal(n) + LEVEL
+
+
+# -- the network -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", [64, 100, 300, 1000, 16384])
+def test_network_takes_any_window(window):
+    network = Denoiser(window=window, width=8, views=1)
+    out = network(torch.randn(2, 1, window), torch.zeros(2))
+    assert out.shape == (2, window)
+    assert out.abs().max() == 0.0  # an untrained network corrects nothing
+    assert window / 2 ** n_levels(window) <= COARSEST
+
+
+def test_network_size_at_the_default_width():
+    network = Denoiser(window=300, width=48, views=2)
+    assert sum(p.numel() for p in network.parameters()) == 581_106
+
+
+def test_cost_grows_like_the_window():
+    """No quadratic part: activations of the coarsest level are the same for all."""
+    small, large = (Denoiser(window=w, width=8, views=1) for w in (1024, 16384))
+    assert small.position.shape[-1] == large.position.shape[-1] == 64
+
+
+# -- training --------------------------------------------------------------------------
+
+
+def test_records_and_metadata(trained):
+    records, prior = trained
+    assert [r["step"] for r in records] == [5, 10, 15, 20]
+    for record in records:
+        assert math.isfinite(record["denoising_loss"])
+        assert record["heldout_nll"] == pytest.approx(
+            record["heldout_nll_gaussian"], abs=0.1
+        )
+    assert isinstance(prior, ScorePrior) and isinstance(prior, Prior)
+    assert not isinstance(prior, LatentPrior)
+    assert prior.metadata["whitening"] == "total"
+    assert {"heldout", "calibration", "novelty"} <= prior.metadata.keys()
+    assert (prior.levels.diff() < 0).all()
+
+
+def test_resumed_training_is_bit_for_bit_the_uninterrupted_one(
+    recording, tmp_path, trained
+):
+    whole = trained[1].network.state_dict()
+    path = tmp_path / "prior.safetensors"
+    stream = train(recording, TINY, device="cpu", output=path)
+    next(stream), next(stream)
+    stream.close()
+    records, prior = finish(
+        train(recording, TINY, device="cpu", output=path, resume=True)
+    )
+    assert records[0]["step"] == 15
+    assert timeless(records) == timeless(trained[0][2:])
+    for name, tensor in prior.network.state_dict().items():
+        assert torch.equal(tensor, whole[name]), name
+    assert torch.equal(prior.information, trained[1].information)
+
+
+def timeless(records):
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in records]
+
+
+def test_seeds_differ(recording):
+    one = finish(train(recording, TINY, device="cpu"))[1].network.enter.weight
+    other = dataclasses.replace(TINY, seed=1, steps=1)
+    two = finish(train(recording, other, device="cpu"))[1].network.enter.weight
+    assert not torch.equal(one, two)
+
+
+def test_gaussian_noise_needs_no_correction(trained):
+    """The network's output is small, the information that of a Gaussian."""
+    prior = trained[1]
+    x = torch.from_numpy(coloured_noise(256 * WINDOW, seed=9)).view(-1, WINDOW)
+    w = prior.features(x - prior.level).float()
+    noisy = w + 0.5 * torch.randn(w.shape, generator=torch.Generator().manual_seed(0))
+    f = prior.correction(noisy, torch.full((len(w),), 0.5))
+    assert float(f.square().mean().sqrt()) < 0.1
+    assert prior.information[:, 0].sub(1.0).abs().max() < 0.05
+    # A lag's mean over some 60 of 2048 windows: six standard errors.
+    assert prior.information[:, 1:].abs().max() < 6.0 / math.sqrt(2048 * 30)
+    gain = prior.information_gain(torch.tensor([3.0, 11.0, 30.0]))
+    assert (gain - 1.0).abs().max() < 0.06
+
+
+def test_jumps_are_learned_in_a_few_steps():
+    """Held-out likelihood, information and samples leave the Gaussian behind."""
+    noise = as_recording(jumps(40_000, seed=1), sample_rate=SAMPLE_RATE)
+    recipe = dataclasses.replace(TINY, width=16, steps=150, batch=32, tick=150)
+    records, prior = finish(train(noise, recipe, device="cpu"))
+    assert records[-1]["heldout_nll"] < records[-1]["heldout_nll_gaussian"] - 0.1
+    held = prior.metadata["heldout"]
+    assert held["gain"] > 0.1
+    # The likelihood by the flow and the one from denoising errors are independent.
+    x = torch.from_numpy(jumps(16 * WINDOW, seed=2)).view(-1, WINDOW)
+    w = prior.features(x - prior.level).float()
+    by_errors = -prior.gaussian_energy(w) + prior.gain(w)
+    by_flow, error = prior.log_likelihood(x, probes=2)
+    by_flow = by_flow + 0.5 * WINDOW * math.log(2.0 * math.pi)
+    assert float((by_errors - by_flow).mean().abs()) / WINDOW < 0.2
+    assert error.max() / WINDOW < 0.3
+    gain = prior.information_gain(torch.tensor([2.0, 5.0]))
+    assert gain.min() > 2.0
+    sample = prior.sample(64, generator=torch.Generator().manual_seed(3))
+    assert sample.shape == (64, WINDOW) and sample.dtype == torch.float64
+    assert float(sample.std()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_information_of_white_scores():
+    _, covariance = autocovariance(
+        iter([coloured_noise(50_000, seed=4) - LEVEL]), n_lags=WINDOW
+    )
+    levels = torch.tensor([1.0, 0.25], dtype=torch.float64)
+    prior = DiffusionPrior(
+        Denoiser(window=WINDOW, width=8, views=2),
+        whitening=covariance,
+        autocovariance=covariance,
+        level=0.0,
+        sample_rate=SAMPLE_RATE,
+        levels=levels,
+        information=torch.zeros(2, WINDOW),
+        lowest=0.03,
+    )
+    rng = torch.Generator().manual_seed(0)
+    white = torch.randn((4000, WINDOW), generator=rng)
+    found = measure_information(prior, white, levels, rng)
+    assert (found[:, 0] - 1.0).abs().max() < 0.02
+    # Negative control: noise twice as loud as the filter was made for.
+    loud = measure_information(prior, 2.0 * white, levels, rng)
+    assert loud[1, 0] > 3.0
+
+
+# -- storing and using -----------------------------------------------------------------
+
+
+def test_a_stored_prior_is_the_same_prior(trained, tmp_path):
+    prior = trained[1]
+    save_prior(prior, tmp_path / "p.safetensors")
+    again = load_prior(tmp_path / "p.safetensors", device="cpu")
+    noisy = torch.randn(3, WINDOW)
+    assert torch.equal(again.score(noisy, 0.3), prior.score(noisy, 0.3))
+    assert torch.equal(again.information, prior.information)
+    assert torch.equal(again.levels, prior.levels)
+    assert again.metadata == prior.metadata
+
+
+def test_separation_with_a_barely_trained_prior(trained, recording):
+    """In Gaussian noise the answer is that of least squares, one way or the other."""
+    prior = trained[1]
+    t = np.arange(WINDOW) / SAMPLE_RATE
+    noise = coloured_noise(2 * WINDOW, seed=3).reshape(2, WINDOW)
+    x = noise + 3.0 * np.sin(2 * np.pi * 9.0 * t + 1.0)
+    x[1, 10:20] = np.nan
+    result = sepprior.separate(x, prior)
+    frequency = result.parameters["frequency"]
+    gls = result.baselines["gls"]["frequency"]
+    assert np.all(np.abs(frequency.value - gls.value) < 0.5 * gls.stderr)
+    assert np.all(np.abs(frequency.value - 9.0) < 5 * frequency.stderr)
+
+
+def test_plain_objective_asks_for_a_latent(trained):
+    x = coloured_noise(WINDOW, seed=5)
+    with pytest.raises(SeppriorError, match=r"plain.*latent.*as_latent"):
+        sepprior.separate(x, trained[1], objective="plain")
+    latent = trained[1].as_latent()
+    assert isinstance(latent, LatentPrior)
+    assert PlainPrior.of(latent).n_latent == WINDOW
+
+
+def test_latent_form_is_the_same_density(trained):
+    """Decoding the encoded window gives it back."""
+    prior = trained[1]
+    x = torch.from_numpy(coloured_noise(4 * WINDOW, seed=6)).view(4, WINDOW)
+    w = prior.features(x - prior.level)
+    z = prior.encode_flow(w)
+    back = prior.decode_flow(z) + prior.level
+    assert (back - x).abs().max() < 0.05 * float(x.std())
+    latent = prior.as_latent()
+    torch.testing.assert_close(latent.coherent(z), prior.decode_flow(z))
+
+
+def test_settings_are_checked():
+    with pytest.raises(SeppriorError, match="multiple of 8"):
+        DiffusionConfig(width=20)
+    with pytest.raises(SeppriorError, match="lowest_level"):
+        DiffusionConfig(lowest_level=0.9)
