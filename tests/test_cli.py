@@ -576,10 +576,32 @@ def test_benchmark(here):
     assert "over that of gls_scipy" in text
 
 
+def test_benchmark_on_recorded_noise_is_taken_up_again(here):
+    x = np.random.default_rng(0).normal(0, 0.2, 4000)
+    np.savetxt(here / "room.csv", x, header="volts", comments="")
+    options = ["--noise", "room.csv", "--sample-rate", 50, "--trials", 12]
+    methods = ["--method", "gls_scipy", "--method", "esprit"]
+    first = run("benchmark", *options, *methods, "-o", "out")
+    assert first.exit_code == 0, first.output
+    assert "room 6 s" in first.stdout
+    names = {path.name for path in (here / "out").iterdir() if path.is_file()}
+    assert {"trials.csv", "summary.md", "summary.json", "report.html"} <= names
+    content = json.loads((here / "out" / "summary.json").read_text())
+    row = next(r for r in content["summary"] if r["method"] == "gls_scipy")
+    assert 0.3 < row["amplitude"] < 2 and row["trials"] == 12
+    written = {path: path.stat().st_mtime_ns for path in here.glob("out/pieces/*")}
+    assert len(written) == 2
+    again = run("benchmark", *options, *methods, "--resume", "-o", "out")
+    assert again.stdout.splitlines()[:6] == first.stdout.splitlines()[:6]
+    assert written == {p: p.stat().st_mtime_ns for p in here.glob("out/pieces/*")}
+
+
 @pytest.mark.parametrize(
     ("options", "part"),
     [
         ("--scenario whit", "whit"),
+        ("--column x", "--noise"),
+        ("--noise none.csv", "none.csv"),
         ("--method cuve_fit", "cuve_fit"),
         ("--trials 0", "trials"),
         ("-o file/below", "not writable"),

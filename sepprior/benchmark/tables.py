@@ -56,7 +56,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         }
         for suffix, part in (("", strong), ("_weak", ~strong)):
             used = part & ~outlier
-            ratios = np.stack([_over_bound(group, name)[used] for name in PARAMETERS])
+            ratios = np.stack([over_bound(group, name)[used] for name in PARAMETERS])
             ends = scores.rms_intervals(ratios**2)
             for name, ratio, (low, high) in zip(PARAMETERS, ratios, ends, strict=True):
                 row[name + suffix] = scores.rms_ratio(ratio, np.ones(ratio.size))
@@ -191,7 +191,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 # --- parts of the rows --------------------------------------------------------------
 
 
-def _over_bound(rows: pd.DataFrame, name: str) -> Array:
+def over_bound(rows: pd.DataFrame, name: str) -> Array:
     """Error of a parameter over its bound, (n,)."""
     return errors(rows, name) / rows[f"{name}_bound"].to_numpy()
 

@@ -122,8 +122,8 @@ def benchmark_command(
 
     A cell is a kind of noise at one window length; all methods see the same trials.
     Writes trials.csv (and trials.parquet where pyarrow is installed), one line per fit,
-    summary.md and summary.json. --scenario, --duration, --method, --prior and
-    --train-seed can be given several times.
+    summary.md, summary.json, and report.html with all figures. --scenario, --duration,
+    --method, --prior and --train-seed can be given several times.
     """
     from sepprior.outputs import check_output_folder
 
@@ -167,7 +167,9 @@ def benchmark_command(
     from sepprior.benchmark import grid, summary, to_markdown
 
     table = summary(rows)
-    written = _write(output, rows, table, missing, how, _command_line(context))
+    command = _command_line(context)
+    written = _write(output, rows, table, missing, how, command)
+    written.append(_write_report(output, jobs, rows, table, missing, how, command))
     click.echo("RMS error over the bound, strong trials, amplitude/frequency:\n")
     click.echo(to_markdown(grid(table, ("amplitude", "frequency"))))
     for job, reason in missing:
@@ -284,6 +286,38 @@ def _write(
         with whole_files(files[-1]) as (trials,):
             rows.to_parquet(trials, index=False)
     return files
+
+
+def _write_report(
+    folder: Path,
+    jobs: list[Job],
+    rows: pandas.DataFrame,
+    table: pandas.DataFrame,
+    missing: list[tuple[Job, str]],
+    how: dict[str, str],
+    command: str,
+) -> Path:
+    """Write the page with the figures."""
+    from sepprior.benchmark.report import report
+    from sepprior.outputs import whole_files
+
+    cells = {
+        f"{job.cell.scenario.name} {job.cell.duration:g}": job.cell for job in jobs
+    }
+    path = folder / "report.html"
+    with whole_files(path) as (page,):
+        text = report(
+            rows,
+            table,
+            cells,
+            seed=jobs[0].seed,
+            missing=[(job.cell.label, job.name, reason) for job, reason in missing],
+            how=how,
+            command=command,
+            reference=REFERENCE,
+        )
+        page.write_text(text, encoding="utf-8")
+    return path
 
 
 def _summary(
