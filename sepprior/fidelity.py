@@ -32,13 +32,15 @@ MIN_WINDOWS = 20
 _CHUNK = 2**20  # samples drawn or scored at a time
 _EXAMPLES = 3  # waveforms kept for the picture
 _HISTOGRAM_BINS = 101
+_INFORMATION_POINTS = 256
 
 
 class InspectablePrior(Protocol):
     """What `inspect_prior` asks of a prior; every noise prior has it.
 
     A prior with an attribute `hop` (samples between frames) is searched for artefacts
-    at that hop besides the powers of two.
+    at that hop besides the powers of two; one with a method `information_gain` (of
+    frequencies, Hz) also shows what it promises over GLS.
     """
 
     name: str
@@ -132,6 +134,7 @@ class Fidelity:
             f"held-out noise, nats per sample: prior {self.nll:.4f}, "
             f"Gaussian {self.nll_gaussian:.4f}, "
             f"gain {round(self.nll_gain, 4) + 0.0:+.4f} +/- {self.nll_gain_stderr:.4f}",
+            *self._information_lines(),
             "",
             self.verdict,
         ]
@@ -140,6 +143,19 @@ class Fidelity:
             reasons.setdefault(m.meaning, []).append(m.title)
         lines += [f"  {', '.join(t)}: {meaning}" for meaning, t in reasons.items()]
         return "\n".join(lines)
+
+    def _information_lines(self) -> list[str]:
+        """What the prior promises before any measurement, where it can tell."""
+        gain = self.curves.get("information_gain")
+        if gain is None:
+            return []
+        frequency = self.curves["information_frequency"]
+        best = int(gain.argmax())
+        return [
+            "information about a sinusoid over GLS: "
+            f"median {np.median(gain):.3g} times, most {gain[best]:.3g} times at "
+            f"{frequency[best]:.4g} Hz (errors shrink by the square root)",
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON, without the curves; numbers not finite become None."""
@@ -154,6 +170,11 @@ class Fidelity:
             "heldout_nll_gaussian": _finite(self.nll_gaussian),
             "heldout_nll_gain": _finite(self.nll_gain),
             "heldout_nll_gain_stderr": _finite(self.nll_gain_stderr),
+            **{
+                name: self.curves[name].tolist()
+                for name in ("information_frequency", "information_gain")
+                if name in self.curves
+            },
             "measures": {
                 name: {
                     "title": m.title,
@@ -226,7 +247,7 @@ def inspect_prior(
         nll_gaussian=float(gaussian.mean()),
         nll_gain=float(gain.mean()),
         nll_gain_stderr=float(gain.std(ddof=1)) / math.sqrt(len(real)),
-        curves=_curves(pair),
+        curves=_curves(pair) | _information(prior),
     )
 
 
@@ -292,6 +313,20 @@ def _hops(prior: InspectablePrior) -> list[int]:
     if isinstance(own, int) and 2 <= own < prior.window:
         hops.add(own)
     return [*sorted(hops), prior.window]
+
+
+def _information(prior: InspectablePrior) -> dict[str, np.ndarray]:
+    """Information about a sinusoid over that of GLS, for priors that know it."""
+    import torch
+
+    gain_at = getattr(prior, "information_gain", None)
+    if gain_at is None:
+        return {}
+    n = min(prior.window // 2, _INFORMATION_POINTS)
+    frequency = np.linspace(1.0, 0.5 * prior.window, n) / prior.window
+    frequency *= prior.sample_rate
+    gain = gain_at(torch.from_numpy(frequency)).cpu().numpy()
+    return {"information_frequency": frequency, "information_gain": gain}
 
 
 def _curves(pair: Comparison) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from sepprior.checkpoint import load_prior, save_prior
 from sepprior.config import DiffusionConfig
 from sepprior.data import as_recording
 from sepprior.errors import SeppriorError
+from sepprior.fidelity import inspect_prior
 from sepprior.inference import calibration, last_level
 from sepprior.nets import Denoiser
 from sepprior.nets.denoiser import COARSEST, n_levels
@@ -240,3 +241,14 @@ def test_settings_are_checked():
         DiffusionConfig(width=20)
     with pytest.raises(SeppriorError, match="lowest_level"):
         DiffusionConfig(lowest_level=0.9)
+
+
+def test_inspection_shows_the_information(trained, tmp_path):
+    prior = trained[1]
+    windows = coloured_noise(40 * WINDOW, seed=8).reshape(-1, WINDOW)
+    found = inspect_prior(prior, windows)
+    assert "information about a sinusoid over GLS: median 1" in found.report()
+    table = found.to_dict()
+    assert len(table["information_gain"]) == len(table["information_frequency"])
+    found.plot(tmp_path / "card.png")
+    assert (tmp_path / "card.png").stat().st_size > 10_000

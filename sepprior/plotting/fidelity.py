@@ -56,9 +56,15 @@ def plot_fidelity(fidelity: Fidelity, path: str | Path | None = None) -> Figure:
     _draw_spectra(top, grid[0, :2], curves)
     _draw_autocorrelation(top.add_subplot(grid[0, 2]), curves)
     _draw_amplitudes(top.add_subplot(grid[0, 3]), curves)
-    left, right = middle.subplots(1, 2, sharey=True)
+    promises = "information_gain" in curves
+    cells = middle.add_gridspec(1, 5 if promises else 4)
+    left = middle.add_subplot(cells[0, :2])
+    right = middle.add_subplot(cells[0, 2:4], sharey=left)
+    right.tick_params(labelleft=False)
     _draw_waveforms(left, curves, kind="real", colour=BLUE)
     _draw_waveforms(right, curves, kind="generated", colour=ORANGE)
+    if promises:
+        _draw_information(middle.add_subplot(cells[0, 4]), curves)
     panels = bottom.subplots(1, 3, width_ratios=[1, 1, 1.1])
     _draw_spectrograms(bottom, panels[:2], fidelity)
     _draw_scores(panels[2], fidelity)
@@ -105,6 +111,15 @@ def _draw_spectra(
     ratio.set_ylim(-reach, reach)
     prepare(ratio, x="frequency (Hz)", y="ratio (dB)")
     legend_above(ratio, columns=2)
+
+
+def _draw_information(axes: Axes, curves: dict[str, np.ndarray]) -> None:
+    gain = curves["information_gain"]
+    axes.plot(curves["information_frequency"], gain, color=GREEN)
+    axes.axhline(1, color=INK, linewidth=0.7)
+    axes.set_xscale("log")
+    axes.set_ylim(0, max(2.0, 1.1 * float(gain.max())))
+    prepare(axes, x="frequency (Hz)", y="times that of GLS", title="information")
 
 
 def _draw_autocorrelation(axes: Axes, curves: dict[str, np.ndarray]) -> None:
