@@ -31,7 +31,7 @@ from sepprior.signals.form import bounds_of
 from sepprior.status import FOREIGN, describe
 from sepprior.transforms import Whitener
 
-BATCH_WINDOWS = 256
+BATCH_WINDOWS = 512
 """Windows worked on at a time; memory is bounded by it."""
 GAIN_SIGMAS = 2.0
 """Standard errors by which a prior's held-out likelihood must beat the Gaussian's."""

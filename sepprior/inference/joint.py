@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sepprior.inference.gaps import Gaps
 from sepprior.inference.least_squares import (
-    Features,
     gauss_newton,
     inverse_information,
 )
@@ -66,32 +66,16 @@ class JointProblem:
 
     def __init__(self, prior: LatentPrior, record: Record, *, form: Form) -> None:
         self.prior, self.record, self.form = prior, record, form
-        self.gaps = (~record.present).flatten(1)
-        self.n_gaps = int(self.gaps.sum(-1).max()) if self.gaps.any() else 0
-        r0 = float(prior.autocovariance[0])
-        self.gap_scale = r0**0.5
-        if self.n_gaps:
-            # Positions of the missing samples of each measurement; spare slots of
-            # measurements with fewer point past the end and are dropped.
-            end = self.gaps.shape[1]
-            key = torch.where(self.gaps, 0, 1)
-            order = key.argsort(dim=-1, stable=True)[:, : self.n_gaps]
-            counts = self.gaps.sum(-1, keepdim=True)
-            slots = torch.arange(self.n_gaps, device=order.device)
-            self.gap_index = torch.where(slots < counts, order, end)
+        self.data_features = self.features(record.x, torch.arange(len(record.x)))
+        self.gaps = Gaps(record.present)
+        self.n_gaps = self.gaps.count
+        self.gap_scale = float(prior.autocovariance[0]) ** 0.5
 
     # -- pieces ------------------------------------------------------------------------
 
     def features(self, columns: Tensor, which: Tensor) -> Tensor:
-        """Features (Q, k, W C) of columns (Q, k, W, N), in float64."""
+        """Features (..., W C) of columns (..., W, N), in float64."""
         return self.prior.features(columns).double().flatten(-2)
-
-    def fill(self, values: Tensor, which: Tensor) -> Tensor:
-        """Values (Q, n_gaps) put at the missing samples: (Q, W, N)."""
-        n_windows, n = self.record.x.shape[1:]
-        flat = values.new_zeros(len(values), n_windows * n + 1)
-        flat = flat.scatter(1, self.gap_index[which], values)
-        return flat[:, :-1].view(-1, n_windows, n)
 
     def decode(self, z: Tensor) -> Decoded:
         """Conditional Gaussians of z (Q, W, K), shapes (Q, W, ...)."""
@@ -138,11 +122,17 @@ class JointProblem:
             The best (theta, z) met by each problem.
         """
         best: JointFit | None = None
+        with torch.no_grad():
+            known = None if z is None else (z, self.decode(z))
         for _ in range(rounds):
             with torch.no_grad():
-                z = self._propose(theta, filled, z, which, candidates, generator)
-                theta, filled = self.refit(theta, filled, z, which, steps=1)
-                energy = self.energy(theta, filled, z, which)
+                known = self._propose(
+                    theta, filled, known, which, candidates, generator
+                )
+                theta, filled, energy = self.refit(
+                    theta, filled, *known, which, steps=1
+                )
+            z = known[0]
             now = JointFit(
                 theta, z, filled, energy, torch.zeros_like(energy, dtype=torch.bool)
             )
@@ -154,11 +144,12 @@ class JointProblem:
         self,
         theta: Tensor,
         filled: Tensor,
-        z: Tensor | None,
+        known: tuple[Tensor, Decoded] | None,
         which: Tensor,
         candidates: int,
         generator: torch.Generator,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Decoded]:
+        """The best of new latents and a known one, with what it decodes to."""
         features = self.noise_features(theta, filled, which)
         # Each start has draws of its own, and every measurement has the same ones: an
         # answer does not depend on what else is in the batch.
@@ -173,73 +164,74 @@ class JointProblem:
         draws = torch.randn(shape, generator=generator, dtype=self.prior.dtype)
         draws = draws.to(self.prior.device).expand(-1, -1, n_measurements, -1, -1)
         proposals = self.prior.propose(features, draws=draws.flatten(1, 2))
-        if z is not None:
-            proposals = torch.cat([z.unsqueeze(0), proposals])
-        best_energy: Tensor | None = None
-        best_z = proposals[0]
+        if known is None:
+            known, proposals = (proposals[0], self.decode(proposals[0])), proposals[1:]
+        best_z, decoded = known
+        best = dict(vars(decoded))
+        best_energy = conditional_energy(features, decoded)
+        best_energy = best_energy + self.prior.latent_energy(best_z)
         for candidate in proposals:
-            each = conditional_energy(features, self.decode(candidate))
+            decoded = self.decode(candidate)
+            each = conditional_energy(features, decoded)
             each = each + self.prior.latent_energy(candidate)
-            if best_energy is None:
-                best_energy = each
-                continue
             won = each < best_energy
             best_energy = torch.where(won, each, best_energy)
             best_z = torch.where(won.unsqueeze(-1), candidate, best_z)
-        return best_z
+            for name, value in vars(decoded).items():
+                mask = won.view(won.shape + (1,) * (value.dim() - won.dim()))
+                best[name] = torch.where(mask, value, best[name])
+        return best_z, Decoded(**best)
 
     def refit(
-        self, theta: Tensor, filled: Tensor, z: Tensor, which: Tensor, *, steps: int
-    ) -> tuple[Tensor, Tensor]:
-        """Theta and the missing samples at fixed z: weighted least squares."""
-        decoded = self.decode(z)
+        self,
+        theta: Tensor,
+        filled: Tensor,
+        z: Tensor,
+        decoded: Decoded,
+        which: Tensor,
+        *,
+        steps: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Theta and the missing samples at fixed z: weighted least squares.
+
+        Returns:
+            Theta (Q, P), missing samples (Q, W, N) and the joint energy there (Q,).
+        """
         weights = decoded.precision.double().flatten(1)
         mean = decoded.mean.double().flatten(1)
-        features: Features = self.features
         if self.n_gaps:
             weights_root = weights.sqrt()
             basis = self._gap_columns(which, weights_root)
 
-            def projected(columns: Tensor, q: Tensor) -> Tensor:
-                f = self.features(columns, q) * weights_root.unsqueeze(1)
-                return f - (f @ basis) @ basis.mT
+            def projected(columns: Tensor, rows: Tensor) -> Tensor:
+                f = self.features(columns, rows) * weights_root[rows].unsqueeze(1)
+                return f - (f @ basis[rows]) @ basis[rows].mT
 
-            target = self.features(self.record.x[which].unsqueeze(1), which)[:, 0]
-            target = (target - mean) * weights_root
+            target = (self.data_features[which] - mean) * weights_root
             target = target - (basis @ (basis.mT @ target.unsqueeze(-1))).squeeze(-1)
             fit = gauss_newton(
                 self.form, self.record, projected, which, theta, target, steps=steps
             )
-            return fit.theta, self._best_filling(fit.theta, mean, weights_root, which)
-        target = self.features(self.record.x[which].unsqueeze(1), which)[:, 0] - mean
-        fit = gauss_newton(
-            self.form,
-            self.record,
-            features,
-            which,
-            theta,
-            target,
-            steps=steps,
-            weights=weights,
-        )
-        return fit.theta, filled
+            filled = self._best_filling(fit.theta, mean, weights_root, which)
+        else:
+            fit = gauss_newton(
+                self.form,
+                self.record,
+                self.features,
+                which,
+                theta,
+                self.data_features[which] - mean,
+                steps=steps,
+                weights=weights,
+            )
+        rest = decoded.half_log_det + self.prior.latent_energy(z)
+        return fit.theta, filled, fit.energy + rest.double().sum(-1)
 
     def _gap_features(self, which: Tensor) -> Tensor:
         """Features (Q, n_gaps, W C) of a unit impulse at each missing sample."""
-        rows = []
-        for q in which.tolist():
-            impulses = torch.zeros(
-                self.n_gaps,
-                self.gaps.shape[1] + 1,
-                dtype=torch.float64,
-                device=self.record.x.device,
-            )
-            impulses.scatter_(1, self.gap_index[q].unsqueeze(1), 1.0)
-            shape = (self.n_gaps, *self.record.x.shape[1:])
-            rows.append(
-                self.prior.features(impulses[:, :-1].view(shape)).double().flatten(1)
-            )
-        return torch.stack(rows)
+        return torch.cat(
+            [self.features(self.gaps.impulses(one), one) for one in which.split(1)]
+        )
 
     def _gap_columns(self, which: Tensor, weights_root: Tensor) -> Tensor:
         """Orthonormal basis (Q, W C, n_gaps) of what the missing samples span."""
@@ -253,10 +245,10 @@ class JointProblem:
     ) -> Tensor:
         gap = self._gap_features(which) * weights_root.unsqueeze(1)
         signal = self.form.evaluate(self.record.t, theta).unsqueeze(1)
-        rest = self.features(self.record.x[which].unsqueeze(1) - signal, which)[:, 0]
+        rest = self.data_features[which] - self.features(signal, which)[:, 0]
         rest = (rest - mean) * weights_root
         values = -torch.linalg.lstsq(gap.mT, rest.unsqueeze(-1)).solution.squeeze(-1)
-        return self.fill(values, which)
+        return self.gaps.fill(values, which)
 
     # -- joint minimisation ------------------------------------------------------------
 
@@ -300,7 +292,7 @@ class JointProblem:
             filled = start.missing[rows]
             if self.n_gaps:
                 values = u[:, n_theta : n_theta + self.n_gaps] * self.gap_scale
-                filled = filled + self.fill(values, which[rows])
+                filled = filled + self.gaps.fill(values, which[rows])
             z = u[:, n_theta + self.n_gaps :] * latent_unit[rows]
             return theta, filled, z.view(-1, *shape).to(start.z.dtype)
 
@@ -329,8 +321,9 @@ class JointProblem:
             theta, filled, z = split(minimum.x, rows)
             q = clamp(form, theta[:, n_linear:], which)
             theta = torch.cat([theta[:, :n_linear], q], -1)
-            theta, filled = self.refit(theta, filled, z, which, steps=FINAL_STEPS)
-            energy = self.energy(theta, filled, z, which)
+            theta, filled, energy = self.refit(
+                theta, filled, z, self.decode(z), which, steps=FINAL_STEPS
+            )
         return JointFit(theta, z, filled, energy, minimum.converged)
 
     # -- error bars --------------------------------------------------------------------

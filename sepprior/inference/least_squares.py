@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,9 +26,13 @@ DAMPING = 3.0
 RELAXATION = 0.1
 """What is left of the damping after a step that went downhill."""
 NEGLIGIBLE_DAMPING = 0.05
+NEGLIGIBLE = 1e-12
+"""Nats: a step that gains less is one of some 1e-6 standard errors."""
+NEGLIGIBLE_ROBUST = 1e-10
+"""The same for re-weighted steps, which become shorter by a constant factor."""
 
 Features = Callable[[Tensor, Tensor], Tensor]
-"""(columns (Q, k, W, N), measurement indices (Q,)) -> features (Q, k, C)."""
+"""(columns (A, k, W, N), the A problems they are for) -> features (A, k, C)."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def linear_fit(
     form: Form,
     record: Record,
     features: Features,
-    which: Tensor,
+    rows: Tensor,
     nonlinear: Tensor,
     target: Tensor,
     weights: Tensor | None = None,
@@ -90,12 +95,94 @@ def linear_fit(
     """Theta (Q, P) with the linear parameters solved at fixed q (Q, P - L)."""
     if not form.n_linear:
         return nonlinear
-    columns = features(form.linear_columns(record.t, nonlinear), which)
+    columns = features(form.linear_columns(record.t, nonlinear), rows)
+    return torch.cat([_solve_linear(columns, target, weights), nonlinear], -1)
+
+
+def _solve_linear(columns: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    """Coefficients (Q, L) of columns (Q, L, C) that come nearest to the target."""
     weighted = columns if weights is None else columns * weights.unsqueeze(1)
-    linear = solve_normal(
+    return solve_normal(
         weighted @ columns.mT, (weighted @ target.unsqueeze(-1)).squeeze(-1)
     )
-    return torch.cat([linear, nonlinear], -1)
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A batch of thetas and the quadratic model of the energy about each.
+
+    Attributes:
+        theta: shape (Q, P), linear parameters solved.
+        gram: information, (Q, P, P).
+        right: downward gradient, (Q, P).
+        energy: shape (Q,).
+        residual: shape (Q, C).
+        weights: shape (Q, C), or None for one.
+    """
+
+    theta: Tensor
+    gram: Tensor
+    right: Tensor
+    energy: Tensor
+    residual: Tensor
+    weights: Tensor | None
+
+    def select(self, rows: Tensor) -> _Point:
+        """A sub-batch."""
+        values = {k: _rows(v, rows) for k, v in vars(self).items()}
+        return _Point(**values)
+
+    def put(self, rows: Tensor, other: _Point, taken: Tensor) -> None:
+        """Overwrite the rows by those of another batch that are taken, a mask."""
+        for name, value in vars(self).items():
+            if value is not None:
+                value[rows[taken]] = getattr(other, name)[taken]
+
+
+def _rows(values: Tensor | None, rows: Tensor) -> Any:
+    """The given rows, in order; the tensor itself where these are all."""
+    return values if values is None or len(rows) == len(values) else values[rows]
+
+
+def _linearise(
+    form: Form,
+    record: Record,
+    features: Features,
+    rows: Tensor,
+    theta: Tensor,
+    target: Tensor,
+    weights: Tensor | None,
+    reweigh: Callable[[Tensor], Tensor] | None = None,
+) -> _Point:
+    """Solve the linear parameters at theta's nonlinear ones, and linearise there.
+
+    With `reweigh` the weights of the linearisation follow from the residual.
+    """
+    n = form.n_linear
+    if n:
+        columns = features(form.linear_columns(record.t, theta[:, n:]), rows)
+        linear = _solve_linear(columns, target, weights)
+        residual = target - (linear.unsqueeze(1) @ columns).squeeze(1)
+        theta = torch.cat([linear, theta[:, n:]], -1)
+        slopes = form.jacobian_columns(record.t, theta)[:, n:]
+        jacobian = torch.cat([columns, features(slopes, rows)], 1)
+    else:
+        signal = form.evaluate(record.t, theta).unsqueeze(1)
+        residual = target - features(signal, rows)[:, 0]
+        jacobian = features(form.jacobian_columns(record.t, theta), rows)
+    weights = weights if reweigh is None else reweigh(residual)
+    weighted = jacobian if weights is None else jacobian * weights.unsqueeze(1)
+    mean, precision = form.prior_mean.to(theta), form.prior_precision.to(theta)
+    square = residual.square() if weights is None else residual.square() * weights
+    right = (weighted @ residual.unsqueeze(-1)).squeeze(-1)
+    return _Point(
+        theta=theta,
+        gram=weighted @ jacobian.mT + torch.diag(precision),
+        right=right + precision * (mean - theta),
+        energy=0.5 * square.sum(-1) + prior_energy(form, theta),
+        residual=residual,
+        weights=weights,
+    )
 
 
 def gauss_newton(
@@ -107,102 +194,92 @@ def gauss_newton(
     target: Tensor,
     *,
     steps: int,
-    weights: Callable[[Tensor], Tensor] | Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Fit:
     """Minimise ``sum w (target - A s(theta))^2 / 2 - log p(theta)`` over theta.
 
     Gauss-Newton with steps no longer than the form's reach, kept in its bounds (a
     parameter that a step would push through its bound is held there for that step) and
     damped where the energy would rise (Marquardt 1963); linear parameters are re-solved
-    after each step (variable projection; Golub and Pereyra 1973).
+    after each step (variable projection; Golub and Pereyra 1973). A problem rests when
+    its next step promises less than `NEGLIGIBLE`.
 
     Args:
         form: the signal.
         record: the measurements.
         features: linear map from columns to features.
-        which: measurement of each problem, (Q,).
+        which: measurement of each problem, (Q,), whose bounds hold.
         theta: start, (Q, P).
         target: features of the data, (Q, C).
-        steps: iterations.
-        weights: (Q, C), or a function of the residual giving them (iteratively
-            re-weighted), or None for one.
+        steps: most iterations.
+        weights: (Q, C), or None for one.
     """
-    n_linear = form.n_linear
-    reach = form.reach.to(theta)
-    mean, precision = form.prior_mean.to(theta), form.prior_precision.to(theta)
-
-    def linearise(theta: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-        """Residual, its weights, weighted Jacobian and information matrix."""
-        jacobian = features(form.jacobian_columns(record.t, theta), which)
-        if n_linear:
-            linear = jacobian[:, :n_linear]
-            current = (theta[:, :n_linear].unsqueeze(1) @ linear).squeeze(1)
-        else:
-            signal = form.evaluate(record.t, theta).unsqueeze(1)
-            current = features(signal, which)[:, 0]
-        residual = target - current
-        w = weights(residual) if callable(weights) else weights
-        weighted = jacobian if w is None else jacobian * w.unsqueeze(1)
-        return residual, w, weighted, weighted @ jacobian.mT + torch.diag(precision)
-
-    def energy_of(theta: Tensor, residual: Tensor, w: Tensor | None) -> Tensor:
-        square = residual.square()
-        square = square if w is None else square * w
-        return 0.5 * square.sum(-1) + prior_energy(form, theta)
-
-    # With weights that follow the residual there is no one energy to go down.
-    monotone = not callable(weights)
-    best, best_energy = theta, torch.full_like(theta[:, 0], math.inf)
-    p = theta.shape[-1]
-    best_gram, best_right = theta.new_zeros(len(theta), p, p), torch.zeros_like(theta)
+    active = torch.arange(len(theta), device=theta.device)
     damping = torch.zeros_like(theta[:, 0])
-    for _ in range(steps):
-        residual, w, weighted, gram = linearise(theta)
-        right = (weighted @ residual.unsqueeze(-1)).squeeze(-1)
-        right = right + precision * (mean - theta)
-        energy = energy_of(theta, residual, w)
-        down = (energy <= best_energy) | (not monotone)
-        best = torch.where(down[:, None], theta, best)
-        best_gram = torch.where(down[:, None, None], gram, best_gram)
-        best_right = torch.where(down[:, None], right, best_right)
-        best_energy = torch.where(down, energy, best_energy)
-        relaxed = RELAXATION * damping
+    best: _Point | None = None
+    for step in range(steps + 1):
+        now = _linearise(
+            form,
+            record,
+            features,
+            active,
+            theta,
+            _rows(target, active),
+            _rows(weights, active),
+        )
+        if best is None:
+            best, down = now, torch.ones_like(now.energy, dtype=torch.bool)
+        else:
+            down = now.energy <= best.energy[active]
+            best.put(active, now, down)
+        if step == steps:
+            break
+        relaxed = RELAXATION * damping[active]
         relaxed = torch.where(relaxed < NEGLIGIBLE_DAMPING, 0.0, relaxed)
-        damping = torch.where(down, relaxed, 4.0 * damping + DAMPING)
-        move = _bounded_step(form, best, best_gram, best_right, damping, which)
-        move = torch.minimum(torch.maximum(move, -reach), reach)
-        q = clamp(form, best[:, n_linear:] + move, which)
-        theta = linear_fit(form, record, features, which, q, target, w)
-    residual, w, _, gram = linearise(theta)
-    up = ~(energy_of(theta, residual, w) <= best_energy)[:, None]
-    if monotone and bool(up.any()):
-        theta = torch.where(up, best, theta)
-        residual, w, _, gram = linearise(theta)
-    energy = energy_of(theta, residual, w)
-    return Fit(theta, inverse_information(gram), energy, residual)
+        damped = torch.where(down, relaxed, 4.0 * damping[active] + DAMPING)
+        damping[active] = damped
+        at = best.select(active)
+        move = _bounded_step(form, at, damped, which[active])
+        resting = down & (0.5 * (move * at.right).sum(-1) < NEGLIGIBLE)
+        # The last step is taken, but too short to be worth another look.
+        best.theta[active[resting]] += move[resting]
+        theta = _moved(form, at.theta, move, which[active])
+        active, theta = active[~resting], theta[~resting]
+        if not len(active):
+            break
+    assert best is not None
+    theta = torch.cat(
+        [
+            best.theta[:, : form.n_linear],
+            clamp(form, best.theta[:, form.n_linear :], which),
+        ],
+        -1,
+    )
+    return Fit(theta, inverse_information(best.gram), best.energy, best.residual)
 
 
-def _bounded_step(
-    form: Form,
-    theta: Tensor,
-    gram: Tensor,
-    right: Tensor,
-    damping: Tensor,
-    which: Tensor,
-) -> Tensor:
-    """Damped step of the nonlinear parameters (Q, P - L) that respects the bounds."""
-    damped = gram + torch.diag_embed(damping[:, None] * gram.diagonal(dim1=-2, dim2=-1))
+def _bounded_step(form: Form, at: _Point, damping: Tensor, which: Tensor) -> Tensor:
+    """Damped step of the parameters (Q, P) that respects the bounds."""
+    diagonal = at.gram.diagonal(dim1=-2, dim2=-1)
+    damped = at.gram + torch.diag_embed(damping[:, None] * diagonal)
     n = form.n_linear
-    move = solve_normal(damped, right)[:, n:]
-    low, high = (b.to(theta) for b in bounds_of(form, which))
-    q = theta[:, n:]
-    outward = ((q <= low) & (move < 0)) | ((q >= high) & (move > 0))
+    move = solve_normal(damped, at.right)
+    low, high = (b.to(move) for b in bounds_of(form, which))
+    q, step = at.theta[:, n:], move[:, n:]
+    outward = ((q <= low) & (step < 0)) | ((q >= high) & (step > 0))
     if bool(outward.any()):
-        held = torch.cat([torch.zeros_like(theta[:, :n]).bool(), outward], -1)
-        free = (~held).to(damped)
+        free = torch.cat([torch.zeros_like(at.theta[:, :n]).bool(), outward], -1)
+        free = (~free).to(damped)
         damped = damped * free[:, :, None] * free[:, None, :]
-        move = solve_normal(damped, right * free)[:, n:]
+        move = solve_normal(damped, at.right * free)
     return torch.where(move.isfinite(), move, 0.0)
+
+
+def _moved(form: Form, theta: Tensor, move: Tensor, which: Tensor) -> Tensor:
+    """Theta (Q, P) after a step of the nonlinear parameters, in reach and bounds."""
+    n, reach = form.n_linear, form.reach.to(theta)
+    step = torch.minimum(torch.maximum(move[:, n:], -reach), reach)
+    return torch.cat([theta[:, :n], clamp(form, theta[:, n:] + step, which)], -1)
 
 
 def gls_features(whitener: MaskedWhitener) -> Features:
@@ -222,33 +299,56 @@ def robust_fit(form: Form, record: Record, whitener: MaskedWhitener, start: Fit)
     present = record.present.flatten(1)
     n_present = present.sum(-1, keepdim=True)
 
-    def scale_of(residual: Tensor) -> Tensor:
-        magnitude = residual.abs().masked_fill(~present, math.nan)
-        middle = magnitude.nanmedian(-1, keepdim=True).values
-        return CAUCHY_SCALE * MAD_TO_SD * middle.clamp_min(1e-12)
+    def weights_of(residual: Tensor, rows: Tensor) -> Tensor:
+        here = _rows(present, rows)
+        return 1.0 / (1.0 + (residual / _cauchy_scale(residual, here)).square())
 
-    def weights(residual: Tensor) -> Tensor:
-        return 1.0 / (1.0 + (residual / scale_of(residual)).square())
-
-    fit = gauss_newton(
-        form,
-        record,
-        features,
-        everyone,
-        start.theta,
-        target,
-        steps=ROBUST_STEPS,
-        weights=weights,
-    )
-    u = (fit.residual / scale_of(fit.residual)).square()
-    psi = fit.residual / (1.0 + u)
+    active, theta = everyone, start.theta
+    weights = weights_of(start.residual, everyone)
+    best: _Point | None = None
+    for _ in range(ROBUST_STEPS + 1):
+        now = _linearise(
+            form,
+            record,
+            features,
+            active,
+            theta,
+            _rows(target, active),
+            weights,
+            lambda residual, rows=active: weights_of(residual, rows),
+        )
+        if best is None:
+            best = now
+        else:
+            best.put(active, now, torch.ones_like(now.energy, dtype=torch.bool))
+        assert now.weights is not None
+        move = _bounded_step(form, now, torch.zeros_like(now.energy), active)
+        theta = _moved(form, now.theta, move, active)
+        going = 0.5 * (move * now.right).sum(-1) >= NEGLIGIBLE_ROBUST
+        best.theta[active[~going]] += move[~going]
+        active, theta, weights = active[going], theta[going], now.weights[going]
+        if not len(active):
+            break
+    assert best is not None
+    n = form.n_linear
+    q = clamp(form, best.theta[:, n:], everyone)
+    residual, theta = best.residual, torch.cat([best.theta[:, :n], q], -1)
+    u = (residual / _cauchy_scale(residual, present)).square()
+    psi = residual / (1.0 + u)
     slope = (1.0 - u) / (1.0 + u).square() * present
-    freedom = (n_present[:, 0] - fit.theta.shape[-1]).clamp_min(1)
+    freedom = (n_present[:, 0] - theta.shape[-1]).clamp_min(1)
     inflation = (psi.square().sum(-1) / freedom) / (
         slope.sum(-1) / n_present[:, 0]
     ).square().clamp_min(1e-12)
-    jacobian = features(form.jacobian_columns(record.t, fit.theta), everyone)
+    jacobian = features(form.jacobian_columns(record.t, theta), everyone)
     information = (jacobian @ jacobian.mT) / inflation[:, None, None]
     information = information + torch.diag(form.prior_precision.to(information))
     covariance = inverse_information(information)
-    return Fit(fit.theta, covariance, fit.energy, fit.residual)
+    return Fit(theta, covariance, best.energy, residual)
+
+
+def _cauchy_scale(residual: Tensor, present: Tensor) -> Tensor:
+    """Scale c of the Cauchy loss for residuals (Q, C), from their median: (Q, 1)."""
+    magnitude = residual.abs().masked_fill(~present, math.nan)
+    middle = magnitude.nanmedian(-1, keepdim=True).values
+    return CAUCHY_SCALE * MAD_TO_SD * middle.clamp_min(1e-12)

@@ -49,6 +49,11 @@ class Periodogram:
             inside[(self.frequency - 0.5 * (low + high)).abs().argmin()] = True
         return Periodogram(self.frequency[inside], self.gain[:, inside])
 
+    def at(self, frequency: Tensor) -> Tensor:
+        """Gain (B, k) at frequencies (B, k) of the grid."""
+        index = torch.searchsorted(self.frequency, frequency.contiguous())
+        return self.gain.gather(1, index.clamp_max(self.gain.shape[1] - 1))
+
     def peaks(self, count: int, *, separation: float) -> Tensor:
         """Frequencies (B, count) of the highest local maxima, best first.
 

@@ -111,7 +111,7 @@ def analyse(
         form,
         record,
         whitener,
-        n_starts=n_peaks if joint else min(2, n_peaks),
+        n_starts=n_peaks if joint else 1,
         guess=guess,
         spectrum=spectrum,
     )

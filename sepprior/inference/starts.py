@@ -31,6 +31,8 @@ N_COMPARED = 8
 """Points of a grid of which the exact energies are compared."""
 N_SAMPLED = 4
 """Points of a sample that are refined at least."""
+RIVAL = 0.8
+"""Share of the highest gain above which a second peak is followed as well."""
 SPLITS = (0.2, 0.4)
 """Half distances at which a peak is split in two, in units of 1 / T."""
 DRAWS_AT_ONCE = 64
@@ -93,6 +95,15 @@ class _Fitter:
     ) -> None:
         self.record, self.features = record, features
         self.which, self.target = which, target
+
+    def select(self, rows: Tensor) -> _Fitter:
+        """The same for some of the measurements."""
+        return _Fitter(
+            self.record,
+            lambda columns, which: self.features(columns, rows[which]),
+            torch.arange(len(rows), device=rows.device),
+            self.target[rows],
+        )
 
     def solve(self, form: Form, nonlinear: Tensor) -> Tensor:
         """Theta (B, P) with the linear parameters solved."""
@@ -161,8 +172,10 @@ def _sinusoid_starts(
             spectrum = periodogram(rest, whitener, fmin=low, fmax=high)
         else:
             spectrum = known.within(low, high)
+        if n == 1 and n_starts == 1:
+            return [_best_peak(fitter, form, spectrum)]
         peaks = spectrum.peaks(
-            n_starts if last else 1, separation=0.5 / record.duration
+            max(2, n_starts) if last else 1, separation=0.5 / record.duration
         )
         candidates = [torch.cat([found, f[:, None]], 1) for f in peaks.unbind(1)]
         for k in range(p):
@@ -181,6 +194,27 @@ def _sinusoid_starts(
             left = record.x - part.evaluate(record.t, fits[0].theta)
             rest = record.with_values(left)
     return fits
+
+
+def _best_peak(fitter: _Fitter, form: Sinusoids, spectrum: Periodogram) -> Fit:
+    """The fit from the highest peak, or from the second where that may be higher.
+
+    The gain between two points of the grid is little more than at the nearer one, so
+    that a peak much lower on the grid is lower indeed.
+    """
+    peaks = spectrum.peaks(2, separation=0.5 / fitter.record.duration)
+    fit = fitter.fit(form, fitter.solve(form, peaks[:, :1]))
+    gains = spectrum.at(peaks)
+    rivals = (gains[:, 1] > RIVAL * gains[:, 0]) & (peaks[:, 1] != peaks[:, 0])
+    rows = rivals.nonzero().flatten()
+    if not len(rows):
+        return fit
+    part = fitter.select(rows)
+    other = part.fit(form, part.solve(form, peaks[rows, 1:]))
+    won = other.energy < fit.energy[rows]
+    for name, value in vars(fit).items():
+        value[rows[won]] = getattr(other, name)[won]
+    return fit
 
 
 # -- grids -----------------------------------------------------------------------------
