@@ -1,0 +1,98 @@
+"""Every example runs in a tiny form, draws its picture and gets it right."""
+
+import runpy
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
+
+
+@pytest.fixture
+def example(monkeypatch, tmp_path):
+    """Run ``main`` of an example in an empty folder; the picture must appear."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.chdir(tmp_path)
+    before = matplotlib.get_backend()
+    matplotlib.use("agg")
+
+    def run(name, *arguments):
+        main = runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
+        found = main([*arguments, "-o", "picture.png"])
+        assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
+        return found
+
+    yield run
+    matplotlib.use(before)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_examples_are_short(name):
+    lines = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8").splitlines()
+    assert name == "make_example" or len(lines) < 70
+
+
+def test_first_steps(example):
+    result = example("first_steps")
+    assert result.parameters["frequency"].value == pytest.approx(3.67, abs=0.1)
+
+
+def test_own_csv(example, tmp_path):
+    result = example("own_csv", "--fmin", "1", "--fmax", "20")
+    assert 2 < result.parameters["frequency"].value < 5
+    t = np.arange(3000) / 100
+    rng = np.random.default_rng(0)
+    for name, values in (
+        ("noise.csv", rng.normal(0, 0.1, 3000)),
+        ("run.csv", np.sin(2 * np.pi * 5 * t[:200]) + rng.normal(0, 0.1, 200)),
+    ):
+        rows = zip(t, values, strict=False)
+        lines = ["time,volts", *(f"{a:.4f},{b:.6f}" for a, b in rows)]
+        (tmp_path / name).write_text("\n".join(lines))
+    result = example("own_csv", "noise.csv", "run.csv", "--window", "200")
+    assert result.parameters["frequency"].value == pytest.approx(5, abs=0.05)
+
+
+def test_ligo_line(example, tmp_path):
+    found = example("ligo_line")
+    assert np.abs(found.value - 331.9).max() < 1
+    h5py = pytest.importorskip("h5py")
+    rng = np.random.default_rng(1)
+    t = np.arange(16 * 4096) / 4096
+    x = rng.normal(0, 1, t.size) + 0.5 * np.sin(2 * np.pi * 331.9 * t)
+    with h5py.File(tmp_path / "strain.hdf5", "w") as file:
+        strain = file.create_dataset("strain/Strain", data=1e-21 * x)
+        strain.attrs["Xspacing"] = 1 / 4096
+    found = example("ligo_line", "strain.hdf5")
+    assert np.abs(found.value - 331.9).max() < 1
+
+
+def test_bursts(example):
+    errors = example("bursts", "--measurements", "12")
+    rms = {name: np.sqrt(np.mean(error**2)) for name, error in errors.items()}
+    assert rms["prior"] < rms["gls"]
+
+
+def test_many_to_table(example, tmp_path):
+    table = example("many_to_table", "--count", "6")
+    assert len(table) == 6 and (tmp_path / "many.csv").exists()
+    truth = 0.5 + 0.1 * np.arange(6)
+    assert np.abs(table["amplitude"] - truth).max() < 0.5
+
+
+def test_custom_signal(example):
+    result = example("custom_signal")
+    assert result.parameters["centre"].value == pytest.approx(0.55, abs=0.02)
+
+
+def test_own_generator(example):
+    result = example("own_generator")
+    assert result.parameters["frequency"].value == pytest.approx(1.3, abs=0.1)
+
+
+def test_compare_priors(example):
+    bars = example("compare_priors", "--measurements", "10")
+    assert bars["example_prior"][0] < bars["gaussian"][0]
