@@ -20,7 +20,7 @@ from click.testing import CliRunner
 import sepprior
 from sepprior.cli import main
 from sepprior.errors import SeppriorError
-from sepprior.many import cluster, local, plan, separate_many
+from sepprior.many import cluster, local, plan, separate_many, work
 from sepprior.signals import sinusoid
 from tests.conftest import SAMPLE_RATE, WINDOW, coloured_noise
 from tests.test_stores import write_zarr
@@ -219,7 +219,7 @@ def test_large_files_are_not_opened_again_to_see_what_is_done(
     write_csv(tmp_path / "a.csv", series(20 * WINDOW))
     monkeypatch.setattr(plan, "JOB_WINDOWS", 5)
     run(tmp_path / "a.csv", prior, tmp_path / "t")
-    plan.opened.cache_clear()
+    plan._opened.cache_clear()
     monkeypatch.setattr(plan, "open_measurements", None)
     assert run(tmp_path / "a.csv", prior, tmp_path / "t", resume=True)[-1].windows == 20
 
@@ -251,6 +251,10 @@ def test_resuming_with_anything_else_is_refused(tmp_path, prior, gaussian_prior)
     sepprior.save_prior(gaussian_prior, other)
     del gaussian_prior.metadata["note"]
     refused("begun with another prior: ", prior=other)
+    loaded = work.prior_of(str(prior), "cpu", work.file_digest(prior))
+    assert work.prior_of(str(prior), "cpu", work.file_digest(prior)) is loaded
+    with pytest.raises(SeppriorError, match="is not the prior that the run began with"):
+        work.prior_of(str(prior), "cpu", work.file_digest(other))
     rows_file(inputs, 41)
     refused("other inputs")
     (tmp_path / "mine").mkdir()
@@ -353,8 +357,9 @@ def worker_processes() -> list[psutil.Process]:
     return [p for p in children if "spawn_main" in " ".join(p.cmdline())]
 
 
-def test_a_dask_worker_that_is_killed_loses_nothing(tmp_path, prior):
-    inputs = rows_file(tmp_path / "in/a.npy", 3000)
+def test_a_dask_worker_that_is_killed_loses_nothing(tmp_path, prior, monkeypatch):
+    monkeypatch.setattr(plan, "JOB_WINDOWS", 128)
+    inputs = rows_file(tmp_path / "in/a.npy", 1500)
     run(inputs, prior, tmp_path / "local")
     progress = separate_many(
         [inputs], prior, table=tmp_path / "dask", engine="dask", workers=2
@@ -364,7 +369,7 @@ def test_a_dask_worker_that_is_killed_loses_nothing(tmp_path, prior):
     assert len(workers) == 2
     workers[0].send_signal(signal.SIGKILL)
     last = list(progress)[-1]
-    assert last.windows == 3000
+    assert last.windows == 1500
     assert read(tmp_path / "dask").equals(read(tmp_path / "local"))
     assert not [p for p in worker_processes() if p.status() != "zombie"]
 

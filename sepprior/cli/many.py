@@ -50,11 +50,11 @@ def write_table(
             "writes none: give one of the two"
         )
     from sepprior.many import separate_many
-    from sepprior.many.work import prior_of
+    from sepprior.many.work import file_digest, prior_of
     from sepprior.outputs import to_json
 
     assert into.table is not None
-    say_prior(prior, reason, prior_of(str(prior), device))
+    say_prior(prior, reason, prior_of(str(prior), device, file_digest(prior)))
     progress = separate_many(
         inputs,
         prior,

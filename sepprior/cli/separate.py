@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 PRIOR_VARIABLE = "SEPPRIOR_PRIOR"
 """Environment variable with the path of the prior to use."""
+MANY = 100
+"""Measurements from which on a table is recommended."""
 BUNDLED_PRIOR = Path(__file__).parents[1] / "data_files" / "example_prior.safetensors"
 """The prior of the bundled example, inside the package."""
 
@@ -187,6 +189,12 @@ def separate_command(
     measurements = read_measurements(
         measurement, sample_rate=sample_rate, column=column
     )
+    if len(measurements) > MANY:
+        click.echo(
+            f"{len(measurements)} measurements, with files for each: --table DIR would "
+            "write one table",
+            err=True,
+        )
     files = [
         separation_files(
             Path(item.source).parent if output is None else output,

@@ -88,7 +88,8 @@ def _killed(job: Job, task: Task) -> Part:
     if not task.keep_going:
         raise SeppriorError(f"{job.pieces[0].path}: {reason}")
     skipped = tuple(Skipped(piece.path, reason) for piece in job.pieces)
-    return Part(no_rows(task, prior_of(task.prior, task.device)), skipped)
+    prior = prior_of(task.prior, task.device, task.digest)
+    return Part(no_rows(task, prior), skipped)
 
 
 def _threads(client: Any) -> int:

@@ -23,7 +23,7 @@ def do_locally(jobs: Iterator[Job], task: Task) -> Generator[tuple[Job, Part]]:
     Raises:
         SeppriorError: an input or an option cannot be used.
     """
-    prior = prior_of(task.prior, task.device)
+    prior = prior_of(task.prior, task.device, task.digest)
 
     def read_next() -> tuple[Job, Loaded] | None:
         job = next(jobs, None)

@@ -238,9 +238,17 @@ class Opened:
     ends: np.ndarray
 
 
-@lru_cache(maxsize=OPEN_FILES)
 def opened(path: str, cut: Cut) -> Opened:
-    """Open a large file, once for all jobs of this process that follow each other."""
+    """Open a large file, once for all jobs of this process that follow each other.
+
+    Raises:
+        SeppriorError: the file cannot be read or used.
+    """
+    return _opened(path, cut, os.stat(path).st_mtime_ns)
+
+
+@lru_cache(maxsize=OPEN_FILES)
+def _opened(path: str, cut: Cut, changed: int) -> Opened:
     found = list(
         open_measurements(path, sample_rate=cut.sample_rate, column=cut.column)
     )

@@ -16,8 +16,8 @@ from sepprior.errors import SeppriorError
 from sepprior.many.cluster import do_on_cluster
 from sepprior.many.local import do_locally
 from sepprior.many.plan import Cut, Inputs, Job, Plan
-from sepprior.many.store import TableStore, file_digest
-from sepprior.many.work import Part, Skipped, Task, no_rows, prior_of
+from sepprior.many.store import TableStore
+from sepprior.many.work import Part, Skipped, Task, file_digest, no_rows, prior_of
 from sepprior.tracking import FitOptions
 from sepprior.tracking.windows import check_grid
 
@@ -101,16 +101,17 @@ def separate_many(
         raise SeppriorError("workers and a scheduler belong to --engine dask")
     if workers is not None and scheduler is not None:
         raise SeppriorError("give --workers or --scheduler, not both")
-    loaded = prior_of(str(prior), device)
+    digest = file_digest(prior)
+    loaded = prior_of(str(prior), device, digest)
     window = loaded.window if window is None else window
     cut = Cut(window, window if hop is None else hop, sample_rate, column)
     check_grid(cut.window, cut.hop)
-    task = Task(str(prior), device, cut, options or FitOptions(), keep_going)
+    task = Task(str(prior), digest, device, cut, options or FitOptions(), keep_going)
     no_rows(task, loaded)  # a mistake in the options is an error before anything else
     found = Inputs.survey(list_files(inputs))
     identity = {
         "version": __version__,
-        "prior": file_digest(Path(prior)),
+        "prior": digest,
         "inputs": found.digest,
         **asdict(cut),
         **asdict(task.options),

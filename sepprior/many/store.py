@@ -8,7 +8,6 @@ names that begin with a low line.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -148,12 +147,6 @@ class TableStore:
 def _is_temporary(path: Path) -> bool:
     """Whether a file was being written when its run was killed."""
     return path.name.startswith((".part-", "._run.")) and ".tmp." in path.name
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

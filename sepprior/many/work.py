@@ -5,6 +5,7 @@ Dimensions: B windows in a job, N samples in a window.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -39,6 +40,7 @@ class Task:
 
     Attributes:
         prior: file of the noise prior.
+        digest: SHA-256 of that file.
         device: where to compute: "auto", "cpu", "cuda", ...
         cut: how inputs are read and cut.
         options: how windows are fitted.
@@ -46,6 +48,7 @@ class Task:
     """
 
     prior: str
+    digest: str
     device: str
     cut: Cut
     options: FitOptions
@@ -103,9 +106,24 @@ class _Rows:
     measurement: list[str] = field(default_factory=list)
 
 
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @lru_cache(maxsize=1)
-def prior_of(path: str, device: str) -> Prior:
-    """The prior, loaded once per process."""
+def prior_of(path: str, device: str, digest: str) -> Prior:
+    """The prior, loaded once per process.
+
+    Raises:
+        SeppriorError: it cannot be read, or is another one than `digest` says.
+    """
+    if file_digest(path) != digest:
+        raise SeppriorError(
+            f"{path}: is not the prior that the run began with; all workers need the "
+            "same file under this path"
+        )
     return load_prior(path, device=device)
 
 
@@ -115,7 +133,7 @@ def do(job: Job, task: Task) -> Part:
     Raises:
         SeppriorError: an input or an option cannot be used.
     """
-    prior = prior_of(task.prior, task.device)
+    prior = prior_of(task.prior, task.device, task.digest)
     return fit(load(job, task, prior), task, prior)
 
 
