@@ -41,7 +41,7 @@ def test_first_steps(example):
 
 
 def test_own_csv(example, tmp_path):
-    result = example("own_csv", "--fmin", "1", "--fmax", "20")
+    result = example("own_csv", "--fmin", "2", "--fmax", "20", "--window", "100")
     assert 2 < result.parameters["frequency"].value < 5
     t = np.arange(3000) / 100
     rng = np.random.default_rng(0)
@@ -52,7 +52,7 @@ def test_own_csv(example, tmp_path):
         rows = zip(t, values, strict=False)
         lines = ["time,volts", *(f"{a:.4f},{b:.6f}" for a, b in rows)]
         (tmp_path / name).write_text("\n".join(lines))
-    result = example("own_csv", "noise.csv", "run.csv", "--window", "200")
+    result = example("own_csv", "noise.csv", "run.csv", "--window", "100")
     assert result.parameters["frequency"].value == pytest.approx(5, abs=0.05)
 
 
