@@ -5,10 +5,11 @@ Pure functions of tensors. B samples in a batch, N samples in a window, F freque
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy, softplus
 
 PENALTY_EPSILON = 1e-12
 
@@ -50,6 +51,83 @@ def gradient_penalty(
     (gradient,) = torch.autograd.grad(score.sum(), between, create_graph=True)
     square = gradient.float().flatten(1).square().sum(1)
     return (torch.sqrt(square + PENALTY_EPSILON) - 1.0).square().mean()
+
+
+def zero_centred_penalty(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``E ||grad C(x)||^2 / 2``: R1 on real samples, R2 on generated ones.
+
+    Mescheder et al. 2018, equation 9; both together as in Huang et al. 2024. In
+    float32, per sample over all dimensions but the first.
+
+    Args:
+        critic: scores (B, 1) of inputs (B, ...).
+        x: shape (B, ...).
+
+    Returns:
+        Scalar.
+    """
+    x = x.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    return 0.5 * gradient.float().flatten(1).square().sum(1).mean()
+
+
+def clip_weights(parameters: Iterable[Tensor], limit: float) -> None:
+    """Put every weight into ``[-limit, limit]`` (Arjovsky et al. 2017, algorithm 1)."""
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.clamp_(-limit, limit)
+
+
+def dcgan_critic_loss(real: Tensor, fake: Tensor, *, smoothing: float = 0.0) -> Tensor:
+    """``-(1 - s) E log D(real) - s E log(1 - D(real)) - E log(1 - D(fake))``.
+
+    The cross entropy of Goodfellow et al. 2014, equation 1, with one-sided label
+    smoothing s (Salimans et al. 2016, section 3.4). D is the logistic of the score.
+
+    Args:
+        real: scores (B, 1).
+        fake: scores (B, 1).
+        smoothing: what is taken off the target of real samples.
+
+    Returns:
+        Scalar, nats.
+    """
+    on_real = (1.0 - smoothing) * softplus(-real) + smoothing * softplus(real)
+    return on_real.mean() + softplus(fake).mean()
+
+
+def dcgan_generator_loss(fake: Tensor) -> Tensor:
+    """``-E log D(fake)``, the form that does not saturate. Scores (B, 1); nats."""
+    return softplus(-fake).mean()
+
+
+def lsgan_critic_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """``E (C(real) - 1)^2 / 2 + E C(fake)^2 / 2`` (Mao et al. 2017, equation 9)."""
+    return 0.5 * (real - 1.0).square().mean() + 0.5 * fake.square().mean()
+
+
+def lsgan_generator_loss(fake: Tensor) -> Tensor:
+    """``E (C(fake) - 1)^2 / 2`` (Mao et al. 2017, equation 9)."""
+    return 0.5 * (fake - 1.0).square().mean()
+
+
+def relativistic_loss(ahead: Tensor, behind: Tensor) -> Tensor:
+    """``E log(1 + exp(behind - ahead))`` over pairs of scores (B, 1), nats.
+
+    The relativistic pairing loss (Huang et al. 2024, equation 2): the critic wants
+    each real score ahead of its generated partner's, the generator the reverse.
+    """
+    return softplus(behind - ahead).mean()
+
+
+def label_loss(logits: Tensor, onehot: Tensor) -> Tensor:
+    """Cross entropy of an auxiliary classifier (Odena et al. 2017), nats.
+
+    Args:
+        logits: shape (B, L).
+        onehot: true labels, shape (B, L).
+    """
+    return cross_entropy(logits, onehot.argmax(-1))
 
 
 def periodogram(x: Tensor) -> Tensor:
@@ -95,6 +173,21 @@ def spectral_per_sample_loss(fake: Tensor, log_mean_real: Tensor) -> Tensor:
         Scalar, nats.
     """
     return (torch.log(periodogram(fake) + 1e-12) - log_mean_real).abs().mean()
+
+
+def spectrum_distance_db(power: Tensor, reference: Tensor) -> float:
+    """Root mean square over frequency of the ratio of two mean spectra (F,), dB.
+
+    Frequencies are first averaged into at most 128 groups: the estimates' own scatter
+    would dominate otherwise.
+    """
+    width = max(1, len(power) // 64)
+    groups = len(power) // width
+    folded = [
+        p[: groups * width].view(groups, width).mean(1) for p in (power, reference)
+    ]
+    ratio = 10.0 * torch.log10(folded[0] / folded[1])
+    return float(ratio.square().mean().sqrt())
 
 
 def gaussian_kl(mean: Tensor, log_sd: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from sepprior.inference.components import choose_components, unresolved
 from sepprior.inference.detection import NullGains, no_signal_energy, null_gains
 from sepprior.inference.pipeline import N_PEAKS, Answer, Outcome, analyse
 from sepprior.inference.record import MaskedWhitener, lay_out, unlay
-from sepprior.priors import PlainPrior, Prior
+from sepprior.priors import PlainPrior, Prior, beats_gaussian, with_label
 from sepprior.rates import check_sample_rate
 from sepprior.result import Parameter, Separation
 from sepprior.signals import Form, Geometry, Sinusoids, build_form
@@ -33,8 +33,6 @@ from sepprior.transforms import Whitener
 
 BATCH_WINDOWS = 512
 """Windows worked on at a time; memory is bounded by it."""
-GAIN_SIGMAS = 2.0
-"""Standard errors by which a prior's held-out likelihood must beat the Gaussian's."""
 NO_DETECTION = 0.01
 """False-alarm probability above which a signal counts as not detected."""
 BOUND_MARGIN = 1e-6
@@ -59,6 +57,7 @@ def separate(
     objective: str = "joint",
     starts: int | None = None,
     seed: int = 0,
+    label: str | None = None,
     device: str | None = None,
 ) -> Separation:
     """Separate measurements into a signal of known form and the instrument's noise.
@@ -90,6 +89,8 @@ def separate(
             the textbook baseline.
         starts: points of the search that are followed (default 4).
         seed: seed of the random proposals for z.
+        label: state of the instrument or kind of noise, for a prior trained with
+            labels; inferred for each measurement by default.
         device: where to compute; default: where the prior is.
 
     Returns:
@@ -101,6 +102,8 @@ def separate(
     """
     if device is not None:
         prior = prior.to(resolve_device(device))
+    if label is not None:
+        prior = with_label(prior, label)
     single, data = checked_measurements(x)
     rate = float(prior.sample_rate if sample_rate is None else sample_rate)
     check_sample_rate(rate, prior.sample_rate, subject="x")
@@ -164,7 +167,7 @@ def _prior_adds(prior: Prior) -> bool:
         return False
     if held is None:
         return True
-    return held["gain"] > GAIN_SIGMAS * held["gain_stderr"]
+    return beats_gaussian(held)
 
 
 # -- one chunk of measurements ---------------------------------------------------------

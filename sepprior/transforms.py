@@ -37,24 +37,27 @@ def frame_length(window: int) -> int:
 
 @dataclass(frozen=True)
 class TightSTFT:
-    """Short-time Fourier transform with a sine window and half overlap.
+    """Short-time Fourier transform with a sine window, by default at half overlap.
 
-    The window satisfies ``w_n^2 + w_{n+h}^2 = 1`` (Princen and Bradley 1986), so the
-    analysis is a Parseval frame and its adjoint is the matching dual: synthesis
-    restores the samples to rounding.
+    The window's squares at one sample's place in its frames add up to one, at half
+    overlap ``w_n^2 + w_{n+h}^2 = 1`` (Princen and Bradley 1986), so the analysis is a
+    Parseval frame and its adjoint is the matching dual: synthesis restores the samples
+    to rounding.
 
     Attributes:
         window: N, samples.
-        length: frame length L, samples; even. The hop is L / 2.
+        length: frame length L, samples; even.
+        overlap: frames in which a sample lies, even; the hop is L / overlap.
     """
 
     window: int
     length: int
+    overlap: int = 2
 
     @property
     def hop(self) -> int:
         """Samples between frames."""
-        return self.length // 2
+        return self.length // self.overlap
 
     @property
     def n_bins(self) -> int:
@@ -63,12 +66,23 @@ class TightSTFT:
 
     @property
     def n_frames(self) -> int:
-        """T: every sample lies in exactly two frames."""
-        return math.ceil(self.window / self.hop) + 1
+        """T: every sample lies in exactly `overlap` frames."""
+        return math.ceil(self.window / self.hop) + self.overlap - 1
+
+    @property
+    def _before(self) -> int:
+        """Samples of the first frame that precede the window."""
+        return self.length - self.hop
+
+    @property
+    def _span(self) -> int:
+        """Samples of all frames together."""
+        return (self.n_frames + self.overlap - 1) * self.hop
 
     def _taper(self, like: Tensor) -> Tensor:
         n = torch.arange(self.length, dtype=like.dtype, device=like.device)
-        return torch.sin(math.pi * (n + 0.5) / self.length)
+        sine = torch.sin(math.pi * (n + 0.5) / self.length)
+        return sine if self.overlap == 2 else sine * math.sqrt(2.0 / self.overlap)
 
     def multiplicity(self, like: Tensor) -> Tensor:
         """k_f, shape (F, 1): 1 at zero frequency and Nyquist, 2 between."""
@@ -78,10 +92,8 @@ class TightSTFT:
 
     def frame_share(self, like: Tensor) -> Tensor:
         """e_t, shape (T,): the part of each frame's energy inside the window."""
-        inside = torch.zeros(
-            (self.n_frames + 1) * self.hop, dtype=like.dtype, device=like.device
-        )
-        inside[self.hop : self.hop + self.window] = 1.0
+        inside = torch.zeros(self._span, dtype=like.dtype, device=like.device)
+        inside[self._before : self._before + self.window] = 1.0
         energy = self._taper(like).square()
         frames = inside.unfold(-1, self.length, self.hop)
         return (frames * energy).sum(-1) / energy.sum()
@@ -95,8 +107,8 @@ class TightSTFT:
         Returns:
             Shape (..., F, T), complex, with ``sum_ft k_f |Y_ft|^2 = ||y||^2``.
         """
-        tail = (self.n_frames + 1) * self.hop - self.hop - self.window
-        padded = torch.nn.functional.pad(y, (self.hop, tail))
+        tail = self._span - self._before - self.window
+        padded = torch.nn.functional.pad(y, (self._before, tail))
         frames = padded.unfold(-1, self.length, self.hop) * self._taper(y)
         return torch.fft.rfft(frames, norm="ortho").transpose(-1, -2)
 
@@ -113,11 +125,14 @@ class TightSTFT:
             coefficients.transpose(-1, -2), n=self.length, norm="ortho"
         )
         frames = frames * self._taper(frames)
-        # Overlap-add at half overlap is the sum of two interleaved halves.
-        first, second = frames[..., : self.hop], frames[..., self.hop :]
-        pad = torch.zeros_like(first[..., :1, :])
-        total = torch.cat([first, pad], -2) + torch.cat([pad, second], -2)
-        return total.flatten(-2)[..., self.hop : self.hop + self.window]
+        # Overlap-add: the parts of each frame, a hop long, fall into successive hops.
+        late = self.overlap - 1
+        total = None
+        for i, part in enumerate(frames.split(self.hop, -1)):
+            placed = torch.nn.functional.pad(part, (0, 0, i, late - i))
+            total = placed if total is None else total + placed
+        assert total is not None
+        return total.flatten(-2)[..., self._before : self._before + self.window]
 
 
 def levinson(autocovariance: Tensor, order: int) -> tuple[Tensor, Tensor]:

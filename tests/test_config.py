@@ -1,5 +1,7 @@
 import dataclasses
 import math
+import tomllib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,6 +17,8 @@ from sepprior.config import (
     override,
 )
 from sepprior.errors import SeppriorError
+
+CONFIG_FOLDER = Path(__file__).parent.parent / "configs"
 
 
 def write(folder, text):
@@ -36,6 +40,20 @@ def test_defaults():
     assert config_from_dict({"model": "gaussian"}) == GaussianConfig(
         window=300, validation_fraction=0.1, seed=0
     )
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG_FOLDER.glob("*.toml")), ids=str)
+def test_files_of_the_repository_are_complete(path):
+    values = tomllib.loads(path.read_text(encoding="utf-8"))
+    config = load_config(path)
+    assert set(values) == {field.name for field in dataclasses.fields(config)}
+    if path.stem.endswith("-small") or path.stem == "gaussian":
+        assert config == type(config)()
+
+
+def test_every_model_has_a_file():
+    stems = {path.stem.split("-")[0] for path in CONFIG_FOLDER.glob("*.toml")}
+    assert stems >= {"gaussian", "specgan", "wavegan", "lstm", "gansynth"}
 
 
 def test_names_are_those_of_the_recipes():

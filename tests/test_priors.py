@@ -10,6 +10,7 @@ from sepprior.data import as_recording
 from sepprior.nets import Encoder, Generator, PlaneShape
 from sepprior.priors import (
     GaussianPrior,
+    LatentSpace,
     PlainPrior,
     PlaneStatistics,
     Prior,
@@ -77,7 +78,7 @@ def specgan(
         level=LEVEL,
         sample_rate=SAMPLE_RATE,
         frame=frame,
-        uniform_latent=uniform,
+        space=LatentSpace(LATENT, uniform=uniform),
     )
 
 
@@ -275,11 +276,11 @@ def test_laplace_bound_without_an_encoder_is_close_to_importance_sampling():
 
 def test_uniform_latent_fills_the_cube_evenly():
     prior = specgan(uniform=True)
-    z = torch.linspace(-4, 4, 101)
-    mapped = prior.latent(z)
+    z = torch.linspace(-4, 4, 100).view(-1, LATENT)
+    mapped = prior.space.code(z)
     np.testing.assert_allclose(mapped, 2 * stats.norm.cdf(z.numpy()) - 1, atol=1e-6)
     assert float(mapped.abs().max()) < 1.0
-    flat = prior.latent(latents(5000)).flatten().numpy()
+    flat = prior.space.code(latents(5000)).flatten().numpy()
     assert stats.kstest(flat, "uniform", args=(-1, 2)).pvalue > 1e-3
     decoded, plain = (
         prior.decode(latents(2)),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sepprior.checkpoint.files import prefixed, stripped
 from sepprior.nets import Encoder, Generator, PlaneShape
-from sepprior.priors import PlaneStatistics, SpecGANPrior
+from sepprior.priors import LatentSpace, PlaneStatistics, SpecGANPrior
 
 
 def pack(prior: SpecGANPrior) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -26,18 +26,31 @@ def pack(prior: SpecGANPrior) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors |= prefixed(prior.encoder.state_dict(), "encoder.")
     structure = {
         "frame": prior.stft.length,
-        "uniform_latent": prior.uniform_latent,
+        "uniform_latent": prior.space.uniform,
         "bounded": prior.generator.bounded,
         "frames": prior.generator.plane.frames,
         "encoder": prior.encoder is not None,
     }
+    if prior.space.labels:
+        structure["latent"] = prior.space.to_dict()
     return tensors, structure
+
+
+def version(prior: SpecGANPrior) -> int:
+    """Format 1 as long as there are no labels, which earlier releases do not know."""
+    return 2 if prior.space.labels else 1
 
 
 def build(tensors: dict[str, Tensor], header: dict[str, Any]) -> SpecGANPrior:
     """The prior of a file."""
     structure = header["structure"]
     generator = build_generator(stripped(tensors, "generator."), structure)
+    if "latent" in structure:
+        space = LatentSpace.from_dict(structure["latent"])
+    else:
+        space = LatentSpace(
+            generator.project.in_features, uniform=structure["uniform_latent"]
+        )
     encoder = None
     if structure["encoder"]:
         encoder = build_encoder(stripped(tensors, "encoder."), structure)
@@ -54,7 +67,7 @@ def build(tensors: dict[str, Tensor], header: dict[str, Any]) -> SpecGANPrior:
         level=header["level"],
         sample_rate=header["sample_rate"],
         frame=structure["frame"],
-        uniform_latent=structure["uniform_latent"],
+        space=space,
         metadata=header["metadata"],
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sepprior.checkpoint import diffusion, gaussian, specgan
+from sepprior.checkpoint import diffusion, gaussian, generator, specgan
 from sepprior.checkpoint.files import load_tensors, resolve_device, save_tensors
 from sepprior.errors import SeppriorError
 from sepprior.priors import Prior
@@ -32,19 +32,23 @@ class Form:
     Attributes:
         pack: the prior's own tensors (beyond the autocovariance) and plain values.
         build: the prior of a file's tensors and header.
-        version: first format version that can hold it: older releases say that they
-            must be upgraded.
+        version: first format version that can hold a prior: older releases say that
+            they must be upgraded.
     """
 
     pack: Callable[[Any], tuple[dict[str, Tensor], dict[str, Any]]]
     build: Callable[[dict[str, Tensor], dict[str, Any]], Prior]
-    version: int
+    version: Callable[[Any], int]
 
 
 FORMS: Mapping[str, Form] = {
-    "gaussian": Form(gaussian.pack, gaussian.build, 1),
-    "specgan": Form(specgan.pack, specgan.build, 1),
-    "diffusion": Form(diffusion.pack, diffusion.build, 2),
+    "gaussian": Form(gaussian.pack, gaussian.build, lambda _: 1),
+    "specgan": Form(specgan.pack, specgan.build, specgan.version),
+    "diffusion": Form(diffusion.pack, diffusion.build, lambda _: 2),
+    **{
+        name: Form(generator.pack, generator.build, lambda _: 2)
+        for name in generator.NETWORKS
+    },
 }
 """The form of each kind of prior, by the prior's name."""
 
@@ -65,7 +69,7 @@ def save_prior(prior: Prior, path: str | Path) -> None:
     tensors, structure = form.pack(prior)
     header = {
         "format": FORMAT,
-        "format_version": form.version,
+        "format_version": form.version(prior),
         "kind": prior.name,
         "level": prior.level,
         "sample_rate": prior.sample_rate,

@@ -67,6 +67,11 @@ BUNDLED_PRIOR = Path(__file__).parents[1] / "data_files" / "example_prior.safete
 )
 @click.option("--starts", type=click.IntRange(min=1), metavar="N", help="Restarts.")
 @click.option(
+    "--label",
+    metavar="NAME",
+    help="Kind of noise, for a prior trained with labels.  [default: inferred]",
+)
+@click.option(
     "--window",
     type=click.IntRange(min=1),
     metavar="N",
@@ -98,6 +103,7 @@ def separate_command(
     fmax: float | None,
     objective: str,
     starts: int | None,
+    label: str | None,
     window: int | None,
     hop: int | None,
     sample_rate: float | None,
@@ -154,6 +160,11 @@ def separate_command(
             seed=seed,
         )
         if into.table is not None:
+            if label is not None:
+                raise SeppriorError(
+                    "--label cannot be used with --table: separate without --table, or "
+                    "let the label be inferred"
+                )
             from sepprior.cli.many import write_table
 
             write_table(
@@ -176,7 +187,7 @@ def separate_command(
             into.check_unused()
             track_files(
                 measurement,
-                _load_prior(path, reason, device),
+                _load_prior(path, reason, device, label),
                 options,
                 TrackOutput(output, plot=not no_plot, as_json=as_json),
                 window=window,
@@ -206,7 +217,7 @@ def separate_command(
     for folder in {paths[0].parent for paths in files}:
         check_output_folder(folder)
 
-    prior = _load_prior(path, reason, device)
+    prior = _load_prior(path, reason, device, label)
     measurements = [_with_rate(item, prior) for item in measurements]
 
     import numpy as np
@@ -252,13 +263,18 @@ def _find_prior(option: Path | None) -> tuple[Path, str]:
     return path, reason
 
 
-def _load_prior(path: Path, reason: str, device: str) -> Prior:
+def _load_prior(path: Path, reason: str, device: str, label: str | None) -> Prior:
     """The prior, saying which it is."""
     from sepprior.checkpoint import load_prior
 
     prior = load_prior(path, device=device)
     say_prior(path, reason, prior)
-    return prior
+    if label is None:
+        return prior
+
+    from sepprior.priors import with_label
+
+    return with_label(prior, label)
 
 
 def say_prior(path: Path, reason: str, prior: Prior) -> None:

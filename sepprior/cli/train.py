@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,11 @@ def train_noise_command(
     output.parent.mkdir(parents=True, exist_ok=True)
     before = _modified(output)
     records = train(recording, recipe, device=device, output=output, resume=resume)
+    if int(os.environ.get("RANK", "0")) > 0:
+        # One of several processes started by torchrun: the first one reports.
+        for _ in records:
+            pass
+        return
     log_path = output.with_suffix(".jsonl")
     try:
         with StepLog(log_path, resume=resume) as log:

@@ -10,11 +10,17 @@ from typing import Any, TypeAlias
 
 from sepprior.config.checks import suggestion
 from sepprior.config.diffusion import DiffusionConfig
+from sepprior.config.gansynth import GANSynthConfig
 from sepprior.config.gaussian import GaussianConfig
+from sepprior.config.lstm import LSTMConfig
 from sepprior.config.specgan import SpecGANConfig
+from sepprior.config.wavegan import WaveGANConfig
 from sepprior.errors import SeppriorError
 
-IterativeConfig: TypeAlias = SpecGANConfig | DiffusionConfig
+WaveformConfig: TypeAlias = WaveGANConfig | LSTMConfig | GANSynthConfig
+"""A recipe of a generator of waveforms, which has no scale of its own."""
+
+IterativeConfig: TypeAlias = SpecGANConfig | WaveformConfig | DiffusionConfig
 """A recipe of a model that is trained in steps."""
 
 NoiseConfig: TypeAlias = GaussianConfig | IterativeConfig
@@ -24,6 +30,9 @@ CONFIGS: Mapping[str, type[NoiseConfig]] = {
     "gaussian": GaussianConfig,
     "specgan": SpecGANConfig,
     "diffusion": DiffusionConfig,
+    "wavegan": WaveGANConfig,
+    "gansynth": GANSynthConfig,
+    "lstm": LSTMConfig,
 }
 """The recipe of each model, by its name."""
 

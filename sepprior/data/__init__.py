@@ -21,4 +21,6 @@ from sepprior.data.recording import split_recording as split_recording
 from sepprior.data.series import MIN_SAMPLES as MIN_SAMPLES
 from sepprior.data.windows import consecutive_windows as consecutive_windows
 from sepprior.data.windows import iterate_blocks as iterate_blocks
+from sepprior.data.windows import iterate_windows as iterate_windows
 from sepprior.data.windows import random_crops as random_crops
+from sepprior.data.windows import random_placed_crops as random_placed_crops

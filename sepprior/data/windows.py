@@ -47,6 +47,17 @@ def random_crops(
     Raises:
         SeppriorError: no segment has a window without gaps.
     """
+    return random_placed_crops(recording, window=window, n=n, generator=generator)[0]
+
+
+def random_placed_crops(
+    recording: Recording,
+    *,
+    window: int,
+    n: int,
+    generator: torch.Generator | np.random.Generator,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """As `random_crops`, with the number of the segment each window lies in, (n,)."""
     starts = _starts_or_error(recording, window)
     if isinstance(generator, np.random.Generator):
         drawn = generator.integers(starts.total, size=n)
@@ -59,7 +70,8 @@ def random_crops(
         drawn = drawn.cpu().numpy()
     spans = np.searchsorted(starts.ends, drawn, side="right")
     offsets = drawn - (starts.ends[spans] - starts.counts[spans])
-    return _cut(recording, starts.segment[spans], starts.first[spans] + offsets, window)
+    segments, firsts = starts.segment[spans], starts.first[spans] + offsets
+    return _cut(recording, segments, firsts, window), segments
 
 
 def consecutive_windows(
@@ -84,6 +96,19 @@ def consecutive_windows(
     Raises:
         SeppriorError: no segment has a window without gaps.
     """
+    chunks = iterate_windows(recording, window=window, hop=hop, limit=limit, chunk=None)
+    return next(chunks)
+
+
+def iterate_windows(
+    recording: Recording,
+    *,
+    window: int,
+    hop: int | None = None,
+    limit: int | None = None,
+    chunk: int | None,
+) -> Iterator[NDArray[np.float64]]:
+    """As `consecutive_windows`, `chunk` windows at a time (None: all at once)."""
     starts = _starts_or_error(recording, window)
     hop = window if hop is None else hop
     if hop < 1:
@@ -99,7 +124,10 @@ def consecutive_windows(
     spans = np.searchsorted(ends, wanted, side="right")
     before = np.concatenate([[0], ends])[spans]
     firsts = starts.first[spans] + hop * (wanted - before)
-    return _cut(recording, starts.segment[spans], firsts, window)
+    step = len(firsts) if chunk is None else chunk
+    for begin in range(0, len(firsts), step):
+        part = slice(begin, begin + step)
+        yield _cut(recording, starts.segment[spans[part]], firsts[part], window)
 
 
 def iterate_blocks(

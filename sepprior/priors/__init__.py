@@ -4,11 +4,17 @@ from sepprior.priors.base import Decoded as Decoded
 from sepprior.priors.base import LatentPrior as LatentPrior
 from sepprior.priors.base import Prior as Prior
 from sepprior.priors.base import ScorePrior as ScorePrior
+from sepprior.priors.base import beats_gaussian as beats_gaussian
 from sepprior.priors.base import conditional_energy as conditional_energy
 from sepprior.priors.base import joint_energy as joint_energy
 from sepprior.priors.diffusion import DiffusionPrior as DiffusionPrior
 from sepprior.priors.gaussian import GaussianPrior as GaussianPrior
+from sepprior.priors.generator import GeneratorPrior as GeneratorPrior
+from sepprior.priors.labelled import with_label as with_label
+from sepprior.priors.latent import LatentSpace as LatentSpace
 from sepprior.priors.plain import PlainPrior as PlainPrior
+from sepprior.priors.range_error import RangeError as RangeError
+from sepprior.priors.range_error import unit_ratio as unit_ratio
 from sepprior.priors.specgan import PlaneStatistics as PlaneStatistics
 from sepprior.priors.specgan import SpecGANPrior as SpecGANPrior
 from sepprior.priors.waveform import WaveformPrior as WaveformPrior

@@ -15,6 +15,7 @@ diagnostics) is written against these few members and never asks which prior it 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,6 +23,9 @@ import torch
 from torch import Tensor
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+
+GAIN_SIGMAS = 2.0
+"""Standard errors by which a prior's held-out likelihood must beat the Gaussian's."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,16 @@ class LatentPrior(Prior, Protocol):
     def latent_scale(self, features: Tensor) -> Tensor:
         """Expected posterior standard deviation of z, (..., C) to (..., K)."""
         ...
+
+
+def beats_gaussian(heldout: Mapping[str, float]) -> bool:
+    """Whether a prior described noise it had not seen better than its spectrum does.
+
+    Args:
+        heldout: ``gain`` in held-out likelihood and its standard error
+            ``gain_stderr``, nats per sample.
+    """
+    return heldout["gain"] > GAIN_SIGMAS * heldout["gain_stderr"]
 
 
 def conditional_energy(features: Tensor, decoded: Decoded) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sepprior.nets import Encoder, Generator
-from sepprior.priors.base import HALF_LOG_2PI, Decoded
+from sepprior.priors.base import HALF_LOG_2PI, Decoded, conditional_energy
+from sepprior.priors.latent import LatentSpace
 from sepprior.priors.marginal import laplace_nll
 from sepprior.transforms import TightSTFT, Whitener
 
@@ -70,8 +71,7 @@ class SpecGANPrior:
         autocovariance: shape (N,), of the training noise, squared data units.
         level: mean of the training noise, data units.
         sample_rate: Hz.
-        uniform_latent: z uniform on (-1, 1)^K, mapped from a normal variable, else
-            normal.
+        space: the latent variable; normal latents without labels by default.
         metadata: JSON-able facts.
     """
 
@@ -90,7 +90,7 @@ class SpecGANPrior:
         level: float,
         sample_rate: float,
         frame: int,
-        uniform_latent: bool = False,
+        space: LatentSpace | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self.generator = generator.eval().requires_grad_(False)
@@ -101,10 +101,10 @@ class SpecGANPrior:
         self.whitening = whitening.double()
         self.autocovariance = autocovariance.double()
         self.level, self.sample_rate = float(level), float(sample_rate)
-        self.uniform_latent = uniform_latent
+        self.space = space or LatentSpace(generator.project.in_features)
         self.metadata = dict(metadata or {})
         self.window = int(autocovariance.shape[0])
-        self.n_latent = generator.project.in_features
+        self.n_latent = self.space.n_latent
         self.device = autocovariance.device
         self.stft = TightSTFT(self.window, frame)
         self.hop = self.stft.hop
@@ -116,7 +116,7 @@ class SpecGANPrior:
     @property
     def n_candidates(self) -> int:
         """Proposals for z worth comparing: few from an encoder, many at random."""
-        return 64 if self.encoder is None else 4
+        return 64 if self.encoder is None else 4 * max(1, len(self.space.labels))
 
     @property
     def complex_mode(self) -> bool:
@@ -143,15 +143,13 @@ class SpecGANPrior:
             coefficients, self.statistics, complex_mode=self.complex_mode
         )
 
-    def latent(self, z: Tensor) -> Tensor:
-        """The generator's input for a standard-normal z of any shape."""
-        if self.uniform_latent:
-            return torch.erf(z / math.sqrt(2.0))
-        return z
-
     def plane_parts(self, z: Tensor) -> tuple[Tensor | None, Tensor]:
         """Complex mean (B, F, T), or None, and log variance (B, F, T), with Nyquist."""
-        out = self.generator(self.latent(z))
+        return self.parts_of(self.space.code(z))
+
+    def parts_of(self, code: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The same for an input of the generator (B, K + L)."""
+        out = self.generator(code).to(self.dtype)
         stats = self.statistics
         if self.complex_mode:
             mean = torch.complex(out[:, 0], out[:, 1]) * stats.rms
@@ -175,8 +173,11 @@ class SpecGANPrior:
 
     def decode(self, z: Tensor) -> Decoded:
         """Conditional Gaussian of latents (..., K)."""
-        flat = z.reshape(-1, z.shape[-1])
-        mean, log_d = self.plane_parts(flat)
+        return self.decode_code(self.space.code(z))
+
+    def decode_code(self, code: Tensor) -> Decoded:
+        """Conditional Gaussian of inputs of the generator (..., K + L)."""
+        mean, log_d = self.parts_of(code.reshape(-1, code.shape[-1]))
         share = self._multiplicity * self._share
         half = 0.25 * (share * log_d).sum((-1, -2)) + self.whitener.half_log_det
         log_c = torch.stack([log_d, log_d], -1).flatten(1)
@@ -184,7 +185,7 @@ class SpecGANPrior:
             features = torch.zeros_like(log_c)
         else:
             features = self.flatten(self.stft.analyse(self.stft.synthesise(mean)))
-        lead = z.shape[:-1]
+        lead = code.shape[:-1]
         return Decoded(
             features.reshape(*lead, -1),
             torch.exp(-log_c).reshape(*lead, -1),
@@ -212,22 +213,22 @@ class SpecGANPrior:
         return (columns * decoded.precision[0].double()) @ columns.mT
 
     def latent_energy(self, z: Tensor) -> Tensor:
-        """``||z||^2 / 2``, shape (...)."""
-        return 0.5 * z.square().sum(-1)
+        """``-log p(z)`` up to a constant, shape (...)."""
+        return self.space.energy(z)
 
     def propose(self, features: Tensor, *, draws: Tensor) -> Tensor:
         """Candidate latents (n, ..., K): the encoder's draws, or the prior's.
 
         The first is the centre: the encoder's mean, or zero.
         """
-        z = torch.cat([torch.zeros_like(draws[:1]), draws[1:]])
         if self.encoder is None:
-            return z
-        flat = features.reshape(-1, features.shape[-1])
-        mean, log_sd = self.posterior(flat)
+            return self.space.centred(draws)
+        latent = draws[..., : self.space.size]
+        latent = torch.cat([torch.zeros_like(latent[:1]), latent[1:]])
+        mean, log_sd = self.posterior(features.reshape(-1, features.shape[-1]))
         lead = features.shape[:-1]
         mean, sd = mean.reshape(*lead, -1), log_sd.exp().reshape(*lead, -1)
-        return mean + sd * z
+        return self.space.with_labels_by_turns(mean + sd * latent)
 
     def standardise(self, features: Tensor, decoded: Decoded) -> Tensor:
         """Residual over its decoded scale, resynthesised, shape (..., N)."""
@@ -245,7 +246,9 @@ class SpecGANPrior:
         if self.encoder is None:
             return features.new_ones((*features.shape[:-1], self.n_latent))
         _, log_sd = self.posterior(features.reshape(-1, features.shape[-1]))
-        return log_sd.exp().reshape(*features.shape[:-1], -1)
+        scale = features.new_ones((*features.shape[:-1], self.n_latent))
+        scale[..., : self.space.size] = log_sd.exp().reshape(*features.shape[:-1], -1)
+        return scale
 
     def posterior(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Encoder's mean and log standard deviation of z for features (B, C)."""
@@ -266,23 +269,22 @@ class SpecGANPrior:
     ) -> Tensor:
         """Whitened noise (B, N) drawn from the conditional Gaussians of z (B, K)."""
         mean, log_d = self.plane_parts(z)
-        return self.draw(mean, log_d, generator=generator)
+        shape = (*log_d.shape, 2)
+        normal = torch.randn(shape, generator=generator, dtype=self.dtype)
+        return self.draw(mean, log_d, normal.to(self.device))
 
-    def draw(
-        self,
-        mean: Tensor | None,
-        log_d: Tensor,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
+    def draw(self, mean: Tensor | None, log_d: Tensor, normal: Tensor) -> Tensor:
         """Whitened noise (B, N): the mean plus white noise shaped by the scale.
 
         Draws are independent per bin; synthesis by a tight frame keeps their variance,
         so that D = 1 gives white noise of unit variance exactly.
+
+        Args:
+            mean: complex (B, F, T), or None.
+            log_d: log variances (B, F, T).
+            normal: standard normal (B, F, T, 2).
         """
-        shape = (*log_d.shape, 2)
-        normal = torch.randn(shape, generator=generator, dtype=self.dtype)
-        draws = torch.view_as_complex(normal.to(self.device))
+        draws = torch.view_as_complex(normal)
         draws = draws / self._multiplicity.sqrt()
         shaped = draws * torch.exp(0.5 * log_d)
         if mean is not None:
@@ -307,20 +309,26 @@ class SpecGANPrior:
             noise = torch.randn(shape, generator=rng, dtype=self.dtype).to(self.device)
             scores = []
             for draw in noise:
-                z = mean + log_sd.exp() * draw
-                decoded = self.decode(z)
-                deviation = features - decoded.mean
-                energy = 0.5 * (decoded.precision * deviation.square()).sum(-1)
-                energy = energy + decoded.half_log_det
-                log_ratio = 0.5 * (draw.square() - z.square()).sum(-1) + log_sd.sum(-1)
-                scores.append(log_ratio - energy)
+                latent = mean + log_sd.exp() * draw
+                # -log q(z), without the constant that cancels against p(z)'s.
+                cost = 0.5 * draw.square().sum(-1) + log_sd.sum(-1)
+                for z in self.space.under_each_label(latent):
+                    energy = conditional_energy(features, self.decode(z))
+                    scores.append(cost - energy - self.space.energy(z))
             bound = torch.logsumexp(torch.stack(scores), 0) - math.log(len(noise))
         return constant - bound.double()
+
+    def with_label(self, label: str | None) -> SpecGANPrior:
+        """The same prior with its label fixed, or inferred (None)."""
+        return self._copy(self.device, self.space.fixed(label))
 
     def to(self, device: torch.device | str) -> SpecGANPrior:
         """The same prior on another device; itself where it is there already."""
         if torch.device(device) == self.device:
             return self
+        return self._copy(device, self.space)
+
+    def _copy(self, device: torch.device | str, space: LatentSpace) -> SpecGANPrior:
         stats = self.statistics
         moved = replace(
             stats,
@@ -337,7 +345,7 @@ class SpecGANPrior:
             level=self.level,
             sample_rate=self.sample_rate,
             frame=self.stft.length,
-            uniform_latent=self.uniform_latent,
+            space=space,
             metadata=self.metadata,
         )
 

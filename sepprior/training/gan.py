@@ -22,10 +22,18 @@ from torch import Tensor, nn
 
 from sepprior import losses
 from sepprior.config import SpecGANConfig
-from sepprior.errors import SeppriorError
 from sepprior.nets import Critic, Encoder, Generator, PlaneShape
-from sepprior.priors import SpecGANPrior
+from sepprior.priors import LatentSpace, SpecGANPrior
 from sepprior.priors.base import conditional_energy
+from sepprior.training.adversary import (
+    NATS_PER_SQUARE_DB,
+    Adversary,
+    check_finite,
+    decayed_rate,
+    mixed_precision,
+    set_rate,
+    spectral_term,
+)
 from sepprior.training.noise_model import NoiseModel
 
 WARMUP_LEARNING_RATE = 1e-3
@@ -33,8 +41,6 @@ WARMUP_BETAS = (0.9, 0.99)
 KL_RAMP = 300
 """Steps over which the latent's divergence is phased in, so that it is not ignored."""
 CLIP_NORM = 1.0
-FINAL_DECAY = 0.3
-"""Share of the adversarial phase over which its learning rate falls to zero."""
 
 
 @dataclass
@@ -89,17 +95,20 @@ def build_networks(config: SpecGANConfig, model: NoiseModel) -> Networks:
     frames = model.stft.n_frames - (0 if model.complex_mode else 1)
     plane = PlaneShape(model.stft.n_bins - 1, frames)
     channels = 3 if model.complex_mode else 1
+    n_labels = len(model.labels.names)
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would also seed the GPUs' generators.
         torch.default_generator.manual_seed(config.seed)
         generator = Generator(
             plane,
-            latent=config.latent,
+            latent=config.latent + n_labels,
             width=config.width,
             channels=channels,
             bounded=not model.complex_mode,
         )
-        critic = Critic(plane, width=config.critic_width, channels=channels)
+        critic = Critic(
+            plane, width=config.critic_width, channels=channels, outputs=1 + n_labels
+        )
         encoder = None
         if model.complex_mode and config.likelihood_weight > 0:
             encoder = Encoder(
@@ -144,7 +153,12 @@ def freeze(
         level=model.level,
         sample_rate=model.recording.sample_rate,
         frame=model.stft.length,
-        uniform_latent=model.config.latent_distribution == "uniform",
+        space=LatentSpace(
+            model.config.latent,
+            model.config.latent_distribution == "uniform",
+            model.labels.names,
+            model.labels.shares,
+        ),
         metadata=dict(metadata or {}),
     )
 
@@ -162,13 +176,34 @@ class SpecGANTrainer:
         self, model: NoiseModel, networks: Networks, *, whitening: str = "total"
     ) -> None:
         self.model, self.networks = model, networks
-        self.facts = {"whitening": whitening}
+        self.facts: dict[str, Any] = {"whitening": whitening}
+        if model.labels.names:
+            self.facts["labels"] = list(model.labels.names)
         self.config = model.config
         self.prior = freeze(model, networks.generator, networks.encoder)
         for module in (networks.generator, networks.encoder):
             if module is not None:
                 module.train().requires_grad_(True)
         self.step = 0
+        self.best_score = math.inf
+        self.best_generator = copy.deepcopy(networks.ema_generator)
+        self.best_encoder = copy.deepcopy(networks.ema_encoder)
+        self.adversary = Adversary(
+            networks.critic,
+            networks.critic_optimiser,
+            self.config,
+            rng=model.rng,
+            ranks=model.ranks,
+        )
+        learners = nn.ModuleList([networks.generator])
+        if networks.encoder is not None:
+            learners.append(networks.encoder)
+        self._warmup_objective = model.ranks.step(learners, self._bound)
+        self._objective = model.ranks.step(learners, self._generator_loss)
+        if self.config.compile:
+            # The generator alone: compiled code has no second derivative, which the
+            # critic's penalty takes.
+            self.prior.generator.compile()
 
     @property
     def warmup(self) -> int:
@@ -186,32 +221,30 @@ class SpecGANTrainer:
         self.step += 1
         decay = min(self.config.ema, (1.0 + self.step) / (10.0 + self.step))
         self.networks.follow(decay)
-        bad = [k for k, v in record.items() if not math.isfinite(v)]
-        if bad:
-            raise SeppriorError(
-                f"training diverged at step {self.step}: {bad[0]} is not finite; train "
-                "again from the start with a lower learning_rate "
-                f"(now {self.config.learning_rate:g}) or another seed"
-            )
+        check_finite(record, self.step, self.config)
         return record
 
     # -- likelihood ------------------------------------------------------------------
 
-    def _bound(self, white: Tensor, kl_weight: float) -> tuple[Tensor, Tensor]:
+    def _bound(
+        self, white: Tensor, onehot: Tensor | None, kl_weight: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Negative evidence lower bound per sample, and the mean divergence."""
         model, encoder = self.model, self.networks.encoder
         assert encoder is not None
         seen = white.clone()
         half = len(white) // 2
         seen[:half] += model.leftover_signal(half)
-        mean, log_sd = encoder(self.prior.planes(seen))
+        with mixed_precision(self.config, model.device):
+            mean, log_sd = (part.float() for part in encoder(self.prior.planes(seen)))
         z = mean + log_sd.exp() * model.randn(*mean.shape)
         features = self.prior.flatten(self.prior.stft.analyse(white))
-        decoded = self.prior.decode(z)
+        with mixed_precision(self.config, model.device):
+            decoded = self.prior.decode_code(self.prior.space.joined(z, onehot))
         kl = losses.gaussian_kl(mean, log_sd)
         energy = conditional_energy(features, decoded) - model.whitener.half_log_det
         bound = (energy + kl_weight * kl).mean() / self.config.window
-        return bound, kl.mean()
+        return bound, {"bound": bound.detach(), "divergence": kl.detach().mean()}
 
     def _warmup_step(self) -> dict[str, float]:
         nets = self.networks
@@ -219,97 +252,127 @@ class SpecGANTrainer:
         rate = self.config.learning_rate + 0.5 * (
             WARMUP_LEARNING_RATE - self.config.learning_rate
         ) * (1.0 + math.cos(math.pi * share))
-        for group in nets.warmup_optimiser.param_groups:
-            group["lr"] = rate
-        bound, kl = self._bound(
-            self.model.crops(self.config.batch), min(1.0, self.step / KL_RAMP)
-        )
+        set_rate(nets.warmup_optimiser, rate)
+        white, onehot = self.model.crops()
+        kl_weight = min(1.0, self.step / KL_RAMP)
+        bound, parts = self._warmup_objective(white, onehot, kl_weight)
         nets.warmup_optimiser.zero_grad(set_to_none=True)
         bound.backward()
         nn.utils.clip_grad_norm_(nets.learners(), CLIP_NORM)
         nets.warmup_optimiser.step()
-        return {"bound": bound.item(), "divergence": kl.item()}
+        return {name: float(part) for name, part in parts.items()}
 
     # -- adversarial -----------------------------------------------------------------
 
-    def _fake(self) -> Tensor:
+    def _fake(self, onehot: Tensor | None) -> Tensor:
         """Generated whitened windows (B, N), differentiable in the generator."""
-        z = self.model.randn(self.config.batch, self.config.latent)
-        mean, log_d = self.prior.plane_parts(z)
-        return self.prior.draw(mean, log_d, generator=self.model.rng)
+        model = self.model
+        z = model.randn(model.batch, self.config.latent)
+        with mixed_precision(self.config, model.device):
+            mean, log_d = self.prior.parts_of(self.prior.space.joined(z, onehot))
+        normal = model.randn(*log_d.shape, 2)
+        return self.prior.draw(mean, log_d.float(), normal)
 
-    def _critic_step(self) -> tuple[float, float]:
-        model, critic = self.model, self.networks.critic
-        real = self.prior.planes(model.crops(self.config.batch))
+    def _critic_step(self) -> dict[str, float]:
+        white, onehot = self.model.crops()
         with torch.no_grad():
-            fake = self.prior.planes(self._fake())
-        mix = torch.rand(len(real), generator=model.rng).to(model.device)
-        adversarial = losses.wgan_critic_loss(critic(real), critic(fake))
-        penalty = losses.gradient_penalty(critic, real, fake, mix)
-        loss = adversarial + self.config.gradient_penalty * penalty
-        self.networks.critic_optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self.networks.critic_optimiser.step()
-        return -adversarial.item(), penalty.item()
+            fake = self.prior.planes(self._fake(onehot))
+        return self.adversary.step(self.prior.planes(white), fake, onehot)
 
     def _adversarial_step(self) -> dict[str, float]:
-        config, nets, model = self.config, self.networks, self.model
+        nets = self.networks
         self._set_rate()
-        distance = penalty = math.nan
-        for _ in range(config.critic_steps):
-            distance, penalty = self._critic_step()
+        record: dict[str, float] = {}
+        for _ in range(self.config.critic_steps):
+            record = self._critic_step()
         nets.critic.requires_grad_(False)
-        fake = self._fake()
-        loss = losses.wgan_generator_loss(nets.critic(self.prior.planes(fake)))
-        record = {"critic_distance": distance, "gradient_penalty": penalty}
-        if config.spectral != "none":
-            if config.spectral == "batch-mean":
-                spectral = losses.spectral_batch_loss(
-                    fake, model.log_mean_power, model.log_sd_power
-                )
-            else:
-                spectral = losses.spectral_per_sample_loss(fake, model.log_mean_power)
-            loss = loss + config.spectral_weight * spectral
-            record["spectral_loss"] = spectral.item()
-        if nets.encoder is not None:
-            bound, kl = self._bound(model.crops(config.batch), 1.0)
-            loss = loss + config.likelihood_weight * bound
-            record |= {"bound": bound.item(), "divergence": kl.item()}
+        loss, parts = self._objective()
         nets.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nets.optimiser.step()
         nets.critic.requires_grad_(True)
-        return record
+        return record | {name: float(part) for name, part in parts.items()}
+
+    def _generator_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
+        config, model = self.config, self.model
+        white = onehot = None
+        if self.networks.encoder is not None or config.loss == "rpgan-r1r2":
+            white, onehot = model.crops()
+        elif model.labels.names:
+            _, onehot = model.crops()
+        fake = self._fake(onehot)
+
+        def real() -> Tensor:
+            assert white is not None
+            return self.prior.planes(white)
+
+        loss = self.adversary.generator_loss(self.prior.planes(fake), real, onehot)
+        parts = {"generator_loss": loss.detach()}
+        spectral = spectral_term(
+            config, fake, model.log_mean_power, model.log_sd_power, model.ranks
+        )
+        if spectral is not None:
+            loss = loss + config.spectral_weight * spectral
+            parts["spectral_loss"] = spectral.detach()
+        if self.networks.encoder is not None:
+            assert white is not None
+            bound, of_bound = self._bound(white, onehot, 1.0)
+            loss = loss + config.likelihood_weight * bound
+            parts |= of_bound
+        return loss, parts
 
     def _set_rate(self) -> None:
         """Constant, then linear to zero over the last part of the run."""
-        span = max(self.config.steps - self.warmup, 1)
-        left = (self.config.steps - self.step) / (FINAL_DECAY * span)
-        rate = self.config.learning_rate * min(1.0, left)
-        for optimiser in (self.networks.optimiser, self.networks.critic_optimiser):
-            for group in optimiser.param_groups:
-                group["lr"] = rate
+        rate = decayed_rate(self.config, self.step, self.warmup)
+        set_rate(self.networks.optimiser, rate)
+        critic_rate = rate * self.config.critic_rate_ratio
+        set_rate(self.networks.critic_optimiser, critic_rate)
 
     # -- what a tick reports -----------------------------------------------------------
 
     def report(self, held: Tensor) -> dict[str, Any]:
         """Spectral error, and the bound on held-out noise where there is an encoder."""
-        prior = self.frozen()
+        prior = self._latest()
+        error = self.spectral_error_db(prior)
         record: dict[str, Any] = {
             "phase": "warm-up" if self.step <= self.warmup else "adversarial",
-            "spectral_error_db": self.spectral_error_db(prior),
+            "spectral_error_db": error,
         }
+        score = NATS_PER_SQUARE_DB * error**2
         if prior.encoder is not None:
             nll = prior.heldout_nll(held, draws=2).mean() / self.config.window
             record["heldout_nll"] = float(nll)
+            score += float(nll)
+        if self.config.keep == "best" and self.step > self.warmup:
+            self._remember(score)
         return record
 
-    def frozen(self, metadata: Mapping[str, Any] | None = None) -> SpecGANPrior:
+    def _remember(self, score: float) -> None:
+        """Keep the running averages if they are the best so far."""
+        if score >= self.best_score:
+            return
+        self.best_score = score
+        nets = self.networks
+        self.best_generator = copy.deepcopy(nets.ema_generator)
+        self.best_encoder = copy.deepcopy(nets.ema_encoder)
+
+    def _latest(self, metadata: Mapping[str, Any] | None = None) -> SpecGANPrior:
         """The running average as a prior of its own."""
         return freeze(
             self.model,
             copy.deepcopy(self.networks.ema_generator),
             copy.deepcopy(self.networks.ema_encoder),
+            metadata,
+        )
+
+    def frozen(self, metadata: Mapping[str, Any] | None = None) -> SpecGANPrior:
+        """The running average, last or best, as a prior of its own."""
+        if self.best_score == math.inf:
+            return self._latest(metadata)
+        return freeze(
+            self.model,
+            copy.deepcopy(self.best_generator),
+            copy.deepcopy(self.best_encoder),
             metadata,
         )
 
@@ -325,7 +388,26 @@ class SpecGANTrainer:
             "step": self.step,
             "whitening": self.model.whitening,
             "whitening_name": self.facts["whitening"],
+            "best_score": self.best_score,
+            "best": {
+                name: None if part is None else part.state_dict()
+                for name, part in (
+                    ("generator", self.best_generator),
+                    ("encoder", self.best_encoder),
+                )
+            },
         }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        self.networks.load_state(state["networks"])
+        self.step = state["step"]
+        self.model.rng.set_state(state["rng"])
+        self.best_score = state.get("best_score", math.inf)
+        if self.best_score < math.inf:
+            self.best_generator.load_state_dict(state["best"]["generator"])
+            if self.best_encoder is not None:
+                self.best_encoder.load_state_dict(state["best"]["encoder"])
 
     def spectral_error_db(self, prior: SpecGANPrior) -> float:
         """Rms over frequency of the generated over the recorded mean spectrum, dB."""
@@ -334,10 +416,4 @@ class SpecGANTrainer:
         with torch.no_grad():
             fake = prior.sample_white(z, generator=rng)
         power = losses.periodogram(fake).mean(0)
-        # Bins are averaged eightfold: the estimate's own scatter is 10 % otherwise.
-        real = self.model.log_mean_power.exp()
-        width = max(1, len(power) // 64)
-        shape = (len(power) // width, width)
-        fold = [p[: shape[0] * width].view(shape).mean(1) for p in (power, real)]
-        ratio = 10.0 * torch.log10(fold[0] / fold[1])
-        return float(ratio.square().mean().sqrt())
+        return losses.spectrum_distance_db(power, self.model.log_mean_power.exp())

@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sepprior.config import NoiseConfig
-from sepprior.training import diffusion, specgan
+from sepprior.training import diffusion, specgan, waveform
 from sepprior.training.contract import Task, Trainer
 
-BUILDERS: Mapping[str, Callable[..., Trainer]] = {
+BUILDERS: Mapping[str, Callable[..., Any]] = {
     "specgan": specgan.build_trainer,
     "diffusion": diffusion.build_trainer,
+    "wavegan": waveform.build_trainer,
+    "lstm": waveform.build_trainer,
+    "gansynth": waveform.build_trainer,
 }
 """Builders ``(task, config, *, state) -> Trainer`` by the recipe's model.
 

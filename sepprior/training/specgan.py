@@ -33,9 +33,7 @@ def build_trainer(
     model = noise_model(task, config, whitening)
     trainer = SpecGANTrainer(model, build_networks(config, model), whitening=chosen)
     if state is not None:
-        trainer.networks.load_state(state["networks"])
-        trainer.step = state["step"]
-        model.rng.set_state(state["rng"])
+        trainer.load_state(state)
     return trainer
 
 

@@ -32,6 +32,7 @@ from sepprior.errors import SeppriorError
 from sepprior.priors import GaussianPrior, Prior
 from sepprior.stationary import autocovariance
 from sepprior.training.contract import Task, Trainer, block_size
+from sepprior.training.parallel import current_ranks, join_processes
 from sepprior.training.registry import build_trainer
 from sepprior.training.state import pack, unpack
 from sepprior.training.validate import validate
@@ -58,7 +59,8 @@ def train(
     """Train a noise prior, yielding a record of statistics per tick.
 
     Closing the generator, or an interrupt, leaves the newest prior at `output` and the
-    full training state beside it.
+    full training state beside it. In processes started by ``torchrun`` each takes its
+    part of every batch, and the first one writes.
 
     Args:
         recording: noise only.
@@ -77,8 +79,9 @@ def train(
         SeppriorError: too little noise, diverging losses, a training state that does
             not fit.
     """
-    place = resolve_device(device)
-    path = None if output is None else Path(output)
+    place = resolve_device(join_processes(device))
+    # Of several processes the first one writes.
+    path = Path(output) if output is not None and not current_ranks().rank else None
     training, validation = split_recording(
         recording,
         window=config.window,
@@ -120,7 +123,11 @@ def train(
             save_prior(prior, path)
         yield {"step": 1, "steps": 1, "seconds": 0.0} | prior.metadata["heldout"]
         return prior
-    state = _load_state(path, metadata) if resume else None
+    state = (
+        _load_state(None if output is None else Path(output), metadata)
+        if resume
+        else None
+    )
     return (yield from _run(task, config, path, state))
 
 

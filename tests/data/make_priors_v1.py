@@ -11,7 +11,13 @@ import torch
 
 from sepprior.checkpoint import FORMAT_VERSION, save_prior
 from sepprior.nets import Encoder, Generator, PlaneShape
-from sepprior.priors import GaussianPrior, PlaneStatistics, Prior, SpecGANPrior
+from sepprior.priors import (
+    GaussianPrior,
+    LatentSpace,
+    PlaneStatistics,
+    Prior,
+    SpecGANPrior,
+)
 
 WINDOW = 64
 HERE = Path(__file__).parent
@@ -37,7 +43,7 @@ def specgan(*, magnitude: bool) -> SpecGANPrior:
         level=0.25,
         sample_rate=100.0,
         frame=16,
-        uniform_latent=magnitude,
+        space=LatentSpace(3, uniform=magnitude),
         metadata=FACTS,
     )
 

@@ -1,0 +1,157 @@
+"""A trained generator of waveforms and the covariance of what it cannot reach."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sepprior.nets import WaveformGenerator
+from sepprior.priors.base import HALF_LOG_2PI, Decoded
+from sepprior.priors.latent import LatentSpace
+from sepprior.priors.marginal import laplace_nll
+from sepprior.priors.range_error import RangeError
+
+
+class GeneratorPrior:
+    """``n = a sd g(z) + e`` with a trained network g and a Gaussian range error e.
+
+    The gain a and the spectrum of e are fitted to held-out noise after inverting it.
+    A generator that was taught the whole noise and reaches a small part of a window
+    would make things worse with gain 1 (it puts in as much as it takes away); with the
+    fitted one it does no harm, and with ``a = 0`` the prior is the stationary Gaussian.
+
+    Args:
+        name: the model, such as "wavegan".
+        network: codes (B, K + L) to waveforms (B, N) in units of `sd`.
+        space: the latent variable.
+        gain: a.
+        ratio: spectrum of e over the recording's, as an autocovariance (N,).
+        autocovariance: shape (N,), of the training noise, squared data units.
+        level: mean of the training noise, data units.
+        sample_rate: Hz.
+        metadata: JSON-able facts.
+    """
+
+    learned = True
+    n_candidates = 64
+    dtype = torch.float32
+
+    def __init__(
+        self,
+        name: str,
+        network: WaveformGenerator,
+        *,
+        space: LatentSpace,
+        gain: float,
+        ratio: Tensor,
+        autocovariance: Tensor,
+        level: float,
+        sample_rate: float,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.network = network.eval().requires_grad_(False)
+        self.space, self.gain = space, float(gain)
+        self.n_latent = space.n_latent
+        self.autocovariance = autocovariance.double()
+        self.range_error = RangeError(self.autocovariance, ratio)
+        self.level, self.sample_rate = float(level), float(sample_rate)
+        self.metadata = dict(metadata or {})
+        self.window = int(autocovariance.shape[0])
+        self.device = autocovariance.device
+        self.sd = float(self.autocovariance[0]) ** 0.5
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels the generator knows."""
+        return self.space.labels
+
+    def features(self, x: Tensor) -> Tensor:
+        """Samples whitened by the range error, shape (..., N)."""
+        return self.range_error.forward(x).to(self.dtype)
+
+    def waveform(self, z: Tensor) -> Tensor:
+        """``sd g(z)`` in data units without the gain, (..., K) to (..., N)."""
+        flat = self.space.code(z.reshape(-1, z.shape[-1]).to(self.dtype))
+        return self.sd * self.network(flat).reshape(*z.shape[:-1], -1)
+
+    def coherent(self, z: Tensor) -> Tensor:
+        """``a sd g(z)`` in data units, (..., K) to (..., N)."""
+        return self.gain * self.waveform(z).double()
+
+    def decode(self, z: Tensor) -> Decoded:
+        """Conditional Gaussian of latents (..., K)."""
+        mean = self.features(self.coherent(z))
+        half = torch.full_like(mean[..., 0], self.range_error.half_log_det)
+        return Decoded(mean, torch.ones_like(mean), half)
+
+    def latent_energy(self, z: Tensor) -> Tensor:
+        """``-log p(z)`` up to a constant, shape (...)."""
+        return self.space.energy(z)
+
+    def propose(self, features: Tensor, *, draws: Tensor) -> Tensor:
+        """Draws from p(z), the first one its mode, shape (n, ..., K)."""
+        return self.space.centred(draws)
+
+    def standardise(self, features: Tensor, decoded: Decoded) -> Tensor:
+        """Whitened residual samples, shape (..., N)."""
+        return features - decoded.mean
+
+    def latent_scale(self, features: Tensor) -> Tensor:
+        """Ones, the prior's own scale, (..., K)."""
+        return features.new_ones((*features.shape[:-1], self.n_latent))
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """`n` windows of noise in data units, level included, (n, N), float64."""
+        z = torch.randn((n, self.n_latent), generator=generator, dtype=self.dtype)
+        white = torch.randn(
+            (n, self.window), generator=generator, dtype=torch.float64
+        ).to(self.device)
+        with torch.no_grad():
+            mean = self.coherent(z.to(self.device))
+        return mean + self.range_error.inverse(white) + self.level
+
+    def heldout_nll(self, windows: Tensor) -> Tensor:
+        """``-log p`` at the most probable z plus the Laplace volume, nats, (n,)."""
+        return laplace_nll(self, windows) + self.window * HALF_LOG_2PI
+
+    def with_label(self, label: str | None) -> GeneratorPrior:
+        """The same prior with its label fixed, or inferred (None)."""
+        space = self.space.fixed(label)
+        return self._copy(self.network, self.device, space=space)
+
+    def with_range_error(self, gain: float, ratio: Tensor) -> GeneratorPrior:
+        """The same prior with another gain and range error."""
+        copied = self._copy(self.network, self.device, gain=gain, ratio=ratio)
+        copied.metadata["range_error"] = {"gain": gain}
+        return copied
+
+    def to(self, device: torch.device | str) -> GeneratorPrior:
+        """The same prior on another device; itself where it is there already."""
+        if torch.device(device) == self.device:
+            return self
+        return self._copy(copy.deepcopy(self.network).to(device), device)
+
+    def _copy(
+        self,
+        network: WaveformGenerator,
+        device: torch.device | str,
+        *,
+        space: LatentSpace | None = None,
+        gain: float | None = None,
+        ratio: Tensor | None = None,
+    ) -> GeneratorPrior:
+        return GeneratorPrior(
+            self.name,
+            network,
+            space=space or self.space,
+            gain=self.gain if gain is None else gain,
+            ratio=(self.range_error.ratio if ratio is None else ratio).to(device),
+            autocovariance=self.autocovariance.to(device),
+            level=self.level,
+            sample_rate=self.sample_rate,
+            metadata=self.metadata,
+        )

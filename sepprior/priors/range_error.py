@@ -1,0 +1,58 @@
+"""What a generator cannot produce: stationary Gaussian noise of another spectrum."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sepprior.transforms import Whitener
+
+
+class RangeError:
+    """Gaussian noise whose spectrum is the recording's times a smooth ratio.
+
+    With W the whitener of the recording's covariance C and R the Toeplitz covariance of
+    unit white noise filtered by the ratio, ``Sigma = W^-1 R W^-T``. Ratio 1 gives
+    ``Sigma = C``: the generator explains nothing, and the prior is the stationary
+    Gaussian exactly. Written this way, Sigma has the recording's sharp lines without
+    having to estimate them again, and is positive definite whatever the ratio.
+
+    Args:
+        autocovariance: of the recording, shape (N,), squared data units.
+        ratio: autocovariance of the filtered white noise, shape (N,), in units of the
+            white noise's variance.
+    """
+
+    def __init__(self, autocovariance: Tensor, ratio: Tensor) -> None:
+        self.ratio = ratio.double()
+        self._recording = Whitener(autocovariance)
+        self._reshaped = Whitener(self.ratio)
+        self.half_log_det = self._recording.half_log_det + self._reshaped.half_log_det
+
+    @property
+    def autocovariance(self) -> Tensor:
+        """Autocovariance of the recording, (N,)."""
+        return self._recording.autocovariance
+
+    def white(self, x: Tensor) -> Tensor:
+        """Windows (..., N) whitened by the recording's covariance alone."""
+        return self._recording.forward(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Windows (..., N) with ``||y||^2 = x^T Sigma^-1 x``, float64."""
+        return self._reshaped.forward(self._recording.forward(x))
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Inverse of `forward`."""
+        return self._recording.inverse(self._reshaped.inverse(y))
+
+    def to(self, device: torch.device | str) -> RangeError:
+        """The same on another device."""
+        return RangeError(self.autocovariance.to(device), self.ratio.to(device))
+
+
+def unit_ratio(window: int) -> Tensor:
+    """The ratio of a generator that explains nothing, (N,)."""
+    ratio = torch.zeros(window, dtype=torch.float64)
+    ratio[0] = 1.0
+    return ratio

@@ -1,0 +1,411 @@
+"""Training of the generators of waveforms: `wavegan`, `lstm`, `gansynth`.
+
+A generator and a critic against each other (any loss of `sepprior.losses`), the
+spectral term on the generated waveforms, and at the end the covariance of what the
+generator cannot reach, fitted to held-out noise.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sepprior import losses
+from sepprior.config import (
+    GANSynthConfig,
+    LSTMConfig,
+    WaveformConfig,
+)
+from sepprior.data import consecutive_windows, iterate_blocks
+from sepprior.nets import (
+    GANSynthCritic,
+    GANSynthGenerator,
+    LSTMGenerator,
+    WaveformGenerator,
+    WaveGANCritic,
+    WaveGANGenerator,
+)
+from sepprior.priors import GeneratorPrior, LatentSpace, unit_ratio
+from sepprior.priors.base import HALF_LOG_2PI
+from sepprior.priors.marginal import laplace_nll
+from sepprior.training.adversary import (
+    NATS_PER_SQUARE_DB,
+    Adversary,
+    check_finite,
+    decayed_rate,
+    mixed_precision,
+    set_rate,
+    spectral_term,
+)
+from sepprior.training.augment import augmented
+from sepprior.training.contract import Task, block_size
+from sepprior.training.labels import Labels, labelled_crops
+from sepprior.training.moments import plane_moments, spectrum_moments, windows_of
+from sepprior.training.parallel import current_ranks
+from sepprior.training.range_error import Effort, fit_range_error
+
+FIT_SAMPLES = 2**16
+FEWEST_FIT, MOST_FIT = 8, 128
+"""Held-out windows that the range error is fitted to."""
+GLANCE = Effort(starts=8, evaluations=10, iterations=2)
+"""Effort of the likelihood that each tick reports."""
+GLANCE_WINDOWS = 8
+SPECTRUM_DRAWS = 256
+
+
+def build_trainer(
+    task: Task, config: WaveformConfig, *, state: dict[str, Any] | None
+) -> WaveformTrainer:
+    """A training run of a generator of waveforms, fresh or from a saved state."""
+    trainer = WaveformTrainer(task, config)
+    if state is not None:
+        trainer.load_state(state)
+    return trainer
+
+
+def build_networks(
+    config: WaveformConfig, *, n_labels: int, peak: float
+) -> tuple[WaveformGenerator, nn.Module]:
+    """Generator and critic of a recipe, initialised from its seed alone.
+
+    Args:
+        config: the recipe.
+        n_labels: L, 0 without labels.
+        peak: largest sample of the recording, in standard deviations.
+    """
+    code, outputs, window = config.latent + n_labels, 1 + n_labels, config.window
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would also seed the GPUs' generators.
+        torch.default_generator.manual_seed(config.seed)
+        if isinstance(config, GANSynthConfig):
+            generator: WaveformGenerator = GANSynthGenerator(
+                window=window, code=code, width=config.width, growth=config.growth
+            )
+            critic: nn.Module = GANSynthCritic(
+                window=window,
+                width=config.critic_width,
+                outputs=outputs,
+                growth=config.growth,
+            )
+            return generator, critic
+        if isinstance(config, LSTMConfig):
+            generator = LSTMGenerator(
+                window=window, code=code, width=config.width, layers=config.layers
+            )
+            shuffle = 0
+        else:
+            generator = WaveGANGenerator(
+                window=window,
+                code=code,
+                width=config.width,
+                peak=peak,
+                post_filter=config.post_filter,
+            )
+            shuffle = config.phase_shuffle
+        critic = WaveGANCritic(
+            window=window,
+            width=config.critic_width,
+            outputs=outputs,
+            phase_shuffle=shuffle,
+        )
+        return generator, critic
+
+
+class WaveformTrainer:
+    """One training run, a step at a time.
+
+    Args:
+        task: the recording.
+        config: the recipe.
+    """
+
+    def __init__(self, task: Task, config: WaveformConfig) -> None:
+        self.task, self.config, self.step = task, config, 0
+        self.ranks = current_ranks()
+        self.batch = self.ranks.share(config.batch)
+        self.rng = torch.Generator().manual_seed(config.seed)
+        self.level = task.gaussian.level
+        self.sd = float(task.gaussian.autocovariance[0]) ** 0.5
+        self.labels = Labels.of(task.training)
+        self.space = LatentSpace(
+            config.latent,
+            config.latent_distribution == "uniform",
+            self.labels.names,
+            self.labels.shares,
+        )
+        generator, critic = build_networks(
+            config, n_labels=len(self.labels.names), peak=self._peak()
+        )
+        if isinstance(generator, GANSynthGenerator):
+            plane = generator.plane
+            mean, sd = plane_moments(plane.log_magnitude(x) for x in self._windows())
+            plane.fit(mean, sd)
+        moments = spectrum_moments(self._windows())
+        self.log_mean_power, self.log_sd_power = (m.to(task.device) for m in moments)
+        self.generator = generator.to(task.device)
+        self.critic = critic.to(task.device)
+        self.ema = copy.deepcopy(self.generator).requires_grad_(False)
+        self.best: WaveformGenerator | None = None
+        self.best_score = math.inf
+        self.best_fit = (1.0, unit_ratio(config.window))
+        self._glanced: tuple[int, GeneratorPrior] | None = None
+        if config.keep == "best":
+            self.best = copy.deepcopy(self.ema)
+        self.optimiser = torch.optim.Adam(
+            self.generator.parameters(), config.learning_rate, betas=config.betas
+        )
+        self.critic_optimiser = torch.optim.Adam(
+            self.critic.parameters(), config.learning_rate, betas=config.betas
+        )
+        self.adversary = Adversary(
+            self.critic,
+            self.critic_optimiser,
+            config,
+            rng=self.rng,
+            ranks=self.ranks,
+            classifier_weight=(
+                config.classifier_weight if isinstance(config, GANSynthConfig) else None
+            ),
+        )
+        self._objective = self.ranks.step(self.generator, self._generator_loss)
+        self._fake = self.generator.fake
+        if config.compile:
+            # The generator alone: compiled code has no second derivative, which the
+            # critic's penalty takes.
+            self._fake = torch.compile(self.generator.fake)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The labels the generator is conditioned on, if any."""
+        return {"labels": list(self.labels.names)} if self.labels.names else {}
+
+    # -- data --------------------------------------------------------------------------
+
+    def _windows(self):
+        """Windows of the training part in units of its standard deviation."""
+        parts = windows_of(self.task.training, window=self.config.window)
+        return (((x - self.level) / self.sd).float() for x in parts)
+
+    def _peak(self) -> float:
+        """Largest sample of the training part in standard deviations."""
+        peak = 1.0
+        size = block_size(self.config.window)
+        for block in iterate_blocks(self.task.training, block=size):
+            x = torch.from_numpy(block - self.level).abs()
+            x = x[torch.isfinite(x)]
+            if len(x):
+                peak = max(peak, float(x.max()) / self.sd)
+        return peak
+
+    def crops(self) -> tuple[Tensor, Tensor | None]:
+        """Random training windows (B, N) in standard deviations, and labels (B, L)."""
+        x, onehot = labelled_crops(
+            self.task.training,
+            self.labels,
+            window=self.config.window,
+            n=self.config.batch,
+            rng=self.rng,
+        )
+        x = augmented((x - self.level) / self.sd, self.config, sd=1.0, rng=self.rng)
+        x = self.ranks.rows(x).float().to(self.task.device)
+        if onehot is not None:
+            onehot = self.ranks.rows(onehot).to(self.task.device)
+        return x, onehot
+
+    def codes(self, onehot: Tensor | None) -> Tensor:
+        """Random inputs of the generator (B, K + L) with the given labels."""
+        shape = (self.config.batch, self.config.latent)
+        z = self.ranks.rows(torch.randn(shape, generator=self.rng))
+        return self.space.joined(z.to(self.task.device), onehot)
+
+    # -- steps -------------------------------------------------------------------------
+
+    def advance(self) -> dict[str, float]:
+        """One generator step and its critic steps; returns their losses."""
+        config = self.config
+        rate = decayed_rate(config, self.step, 0)
+        set_rate(self.optimiser, rate)
+        set_rate(self.critic_optimiser, rate * config.critic_rate_ratio)
+        self._grow()
+        record: dict[str, float] = {}
+        for _ in range(config.critic_steps):
+            record = self._critic_step()
+        record |= self._generator_step()
+        self.step += 1
+        self._follow()
+        check_finite(record, self.step, config)
+        return record
+
+    def _grow(self) -> None:
+        progress = self.step / self.config.steps
+        for network in (self.generator, self.critic, self.ema):
+            if isinstance(network, WaveformGenerator | GANSynthCritic):
+                network.grow(progress)
+
+    def _critic_step(self) -> dict[str, float]:
+        real, onehot = self.crops()
+        with torch.no_grad(), mixed_precision(self.config, self.task.device):
+            _, fake = self._fake(self.codes(onehot))
+        return self.adversary.step(self.generator.view(real), fake.float(), onehot)
+
+    def _generator_step(self) -> dict[str, float]:
+        self.critic.requires_grad_(False)
+        real, onehot = self.crops()
+        loss, parts = self._objective(real, onehot, self.codes(onehot))
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        self.critic.requires_grad_(True)
+        return {name: float(part) for name, part in parts.items()}
+
+    def _generator_loss(
+        self, real: Tensor, onehot: Tensor | None, code: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        with mixed_precision(self.config, self.task.device):
+            waveform, fake = self._fake(code)
+        waveform, fake = waveform.float(), fake.float()
+        loss = self.adversary.generator_loss(
+            fake, lambda: self.generator.view(real), onehot
+        )
+        parts = {"generator_loss": loss.detach()}
+        spectral = spectral_term(
+            self.config, waveform, self.log_mean_power, self.log_sd_power, self.ranks
+        )
+        if spectral is not None:
+            loss = loss + self.config.spectral_weight * spectral
+            parts["spectral_loss"] = spectral.detach()
+        return loss, parts
+
+    def _follow(self) -> None:
+        """Move the running average one step."""
+        decay = min(self.config.ema, (1.0 + self.step) / (10.0 + self.step))
+        pairs = zip(self.ema.parameters(), self.generator.parameters(), strict=True)
+        for mean, new in pairs:
+            mean.data.lerp_(new.data, 1.0 - decay)
+
+    # -- what a tick reports -----------------------------------------------------------
+
+    def report(self, held: Tensor) -> dict[str, Any]:
+        """Spectral error and a quick held-out likelihood; remembers the best tick."""
+        glance = self._glance(held)
+        windows = held[: self._few]
+        nll = laplace_nll(
+            glance,
+            windows,
+            n_starts=GLANCE.starts,
+            max_evaluations=GLANCE.evaluations,
+        )
+        nll = float(nll.mean()) / self.config.window + HALF_LOG_2PI
+        error = self.spectral_error_db()
+        score = nll + NATS_PER_SQUARE_DB * error**2
+        if self.best is not None and score < self.best_score:
+            self.best_score = score
+            self.best.load_state_dict(self.ema.state_dict())
+            self.best_fit = (glance.gain, glance.range_error.ratio.cpu())
+        return {"spectral_error_db": error, "heldout_nll": nll}
+
+    @property
+    def _few(self) -> int:
+        """Windows of a quick fit."""
+        return max(2, min(GLANCE_WINDOWS, FIT_SAMPLES // self.config.window))
+
+    def _glance(self, held: Tensor) -> GeneratorPrior:
+        """The running average with the range error of a quick fit."""
+        if self._glanced is None or self._glanced[0] != self.step:
+            prior = self._prior(copy.deepcopy(self.ema), {})
+            fitted = fit_range_error(prior, held[: self._few], effort=GLANCE)
+            self._glanced = (self.step, fitted)
+        return self._glanced[1]
+
+    def spectral_error_db(self) -> float:
+        """Rms over frequency of the generated over the recorded mean spectrum, dB."""
+        rng = torch.Generator().manual_seed(1)
+        shape = (SPECTRUM_DRAWS, self.space.n_latent)
+        z = torch.randn(shape, generator=rng).to(self.task.device)
+        with torch.no_grad():
+            fake = torch.cat([self.ema(c) for c in self.space.code(z).split(64)])
+        power = losses.periodogram(fake).mean(0)
+        return losses.spectrum_distance_db(power, self.log_mean_power.exp())
+
+    # -- the prior ---------------------------------------------------------------------
+
+    def _prior(
+        self, network: WaveformGenerator, metadata: Mapping[str, Any]
+    ) -> GeneratorPrior:
+        device = self.task.device
+        gaussian = self.task.gaussian
+        return GeneratorPrior(
+            self.config.model,
+            network,
+            space=self.space,
+            gain=1.0,
+            ratio=unit_ratio(self.config.window).to(device),
+            autocovariance=gaussian.autocovariance.to(device),
+            level=gaussian.level,
+            sample_rate=gaussian.sample_rate,
+            metadata=dict(metadata),
+        )
+
+    def _best(self) -> WaveformGenerator | None:
+        """The running average of the best tick, where the recipe wants it."""
+        return self.best if self.best_score < math.inf else None
+
+    def frozen(self, metadata: Mapping[str, Any]) -> GeneratorPrior:
+        """The running average with the range error of a quick fit."""
+        best = self._best()
+        if best is None:
+            glance = self._glance(self.task.held)
+            gain, ratio = glance.gain, glance.range_error.ratio
+            network = glance.network
+        else:
+            network, (gain, ratio) = best, self.best_fit
+        prior = self._prior(copy.deepcopy(network), metadata)
+        return prior.with_range_error(gain, ratio)
+
+    def finished(self, metadata: Mapping[str, Any]) -> GeneratorPrior:
+        """The running average with the range error of held-out inversions."""
+        window = self.config.window
+        most = max(FEWEST_FIT, min(MOST_FIT, FIT_SAMPLES // window))
+        windows = consecutive_windows(
+            self.task.validation, window=window, hop=max(1, window // 2), limit=most
+        )
+        prior = self._prior(copy.deepcopy(self._best() or self.ema), metadata)
+        return fit_range_error(prior, torch.from_numpy(windows))
+
+    # -- continuing --------------------------------------------------------------------
+
+    def _parts(self) -> dict[str, Any]:
+        parts: dict[str, Any] = {
+            "generator": self.generator,
+            "critic": self.critic,
+            "ema": self.ema,
+            "optimiser": self.optimiser,
+            "critic_optimiser": self.critic_optimiser,
+        }
+        if self.best is not None:
+            parts["best"] = self.best
+        return parts
+
+    def state(self) -> dict[str, Any]:
+        """Networks, optimisers and random numbers."""
+        return {
+            "networks": {k: part.state_dict() for k, part in self._parts().items()},
+            "rng": self.rng.get_state(),
+            "step": self.step,
+            "best_score": self.best_score,
+            "best_fit": self.best_fit,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state["networks"][name])
+        self.rng.set_state(state["rng"])
+        self.step = state["step"]
+        self.best_score = state["best_score"]
+        self.best_fit = (state["best_fit"][0], state["best_fit"][1])
