@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sepprior.checkpoint import load_prior, save_prior
-    from sepprior.config import GaussianConfig, SpecGANConfig
+    from sepprior.config import (
+        DiffusionConfig,
+        GANSynthConfig,
+        GaussianConfig,
+        LSTMConfig,
+        SpecGANConfig,
+        WaveGANConfig,
+    )
     from sepprior.data import read_measurements, read_recordings
     from sepprior.errors import SeppriorError
     from sepprior.result import Parameter, Separation
@@ -28,12 +35,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "DiffusionConfig",
+    "GANSynthConfig",
     "GaussianConfig",
+    "LSTMConfig",
     "Parameter",
     "Separation",
     "SeppriorError",
     "SpecGANConfig",
     "Track",
+    "WaveGANConfig",
     "__version__",
     "load_prior",
     "read_measurements",
@@ -45,11 +56,15 @@ __all__ = [
 ]
 
 _HOME = {
+    "DiffusionConfig": "config",
+    "GANSynthConfig": "config",
     "GaussianConfig": "config",
+    "LSTMConfig": "config",
     "Parameter": "result",
     "Separation": "result",
     "SeppriorError": "errors",
     "SpecGANConfig": "config",
+    "WaveGANConfig": "config",
     "load_prior": "checkpoint",
     "read_measurements": "data",
     "read_recordings": "data",

@@ -280,7 +280,7 @@ def train_noise(
     Args:
         recording: shape (M,), (n, M), a list of such, or a `Recording`.
         sample_rate: Hz; taken from a `Recording`.
-        model: "specgan" or "gaussian".
+        model: "specgan", "gaussian", "diffusion", "wavegan", "gansynth" or "lstm".
         window: samples of one window (default 300).
         config: a full recipe instead of `model`, `window` and `seed`.
         device: "auto", "cpu", "cuda", ...
