@@ -231,6 +231,8 @@ def _describe(
     if not isinstance(form.search, Sinusoids):
         whitener = MaskedWhitener(Whitener(prior.autocovariance), record.present)
         best = no_signal_energy(form, record, whitener) - outcome.gls_energy
+    if outcome.signal_gain is not None:
+        best = torch.where(used, outcome.signal_gain, best)
     alarm = null.probability(best)
     close = torch.zeros_like(used)
     if isinstance(form, Sinusoids):

@@ -11,7 +11,7 @@ from sepprior.inference.joint import JointFit, JointProblem
 from sepprior.inference.least_squares import Fit, robust_fit
 from sepprior.inference.periodogram import Periodogram, periodogram
 from sepprior.inference.record import MaskedWhitener, Record
-from sepprior.inference.score import SETTLED, ScoreProblem, best_fit
+from sepprior.inference.score import SETTLED, ScoreProblem, best_fit, gain_over_silence
 from sepprior.inference.starts import gls_starts
 from sepprior.priors import LatentPrior, PlainPrior, Prior, ScorePrior
 from sepprior.signals.form import Form
@@ -61,6 +61,8 @@ class Outcome:
         agreement: share of the searched starts that found the same parameters, (B,).
         converged: (B,).
         latent_energy: ``-log p(z)`` at the optimum, (B,).
+        signal_gain: log-likelihood under the prior over that of no signal, nats, (B,),
+            or None where only that of GLS is known.
     """
 
     record: Record
@@ -77,6 +79,7 @@ class Outcome:
     agreement: Tensor
     converged: Tensor
     latent_energy: Tensor
+    signal_gain: Tensor | None = None
 
 
 def analyse(
@@ -169,6 +172,7 @@ def _scored(
         evidence=(gls_energy + gls_volume) - (scored.energy + fit.volume),
         agreement=scored.agreement,
         converged=fit.step < SETTLED,
+        signal_gain=gain_over_silence(problem, scored),
     )
 
 

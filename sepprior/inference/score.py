@@ -13,7 +13,7 @@ Q problems (a start of a measurement each), W windows, N samples, p parameters.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -123,11 +123,20 @@ class ScoreProblem:
             nothing,
         )
 
-    def descend(self, fit: ScoreFit, which: Tensor, levels: range) -> ScoreFit:
-        """Fisher steps at the prior's noise levels of these indices, in turn."""
+    def descend(
+        self, fit: ScoreFit, which: Tensor, levels: range, *, first: int | None = None
+    ) -> ScoreFit:
+        """Fisher steps at the prior's noise levels of these indices, in turn.
+
+        Args:
+            fit: Q problems.
+            which: measurement of each, (Q,).
+            levels: indices.
+            first: only so many parameters move, and the missing samples.
+        """
         for index in levels:
             for _ in range(STEPS):
-                fit = self._step(fit, which, index)
+                fit = self._step(fit, which, index, first)
         return fit
 
     def draws(self, index: int) -> Tensor:
@@ -145,10 +154,14 @@ class ScoreProblem:
             total += self.prior.score(noisy, sigma).view_as(residual)
         return 0.5 * total
 
-    def _step(self, fit: ScoreFit, which: Tensor, index: int) -> ScoreFit:
+    def _step(
+        self, fit: ScoreFit, which: Tensor, index: int, first: int | None = None
+    ) -> ScoreFit:
         form, p = self.form, fit.theta.shape[-1]
         residual = self.residual(fit.theta, fit.missing, which)
         columns = self.jacobian(fit.theta, which)
+        if first is not None:
+            columns[:, first:p] = 0.0
         weighted = columns @ self.prior.information_matrix(index)
         information = weighted.flatten(2) @ columns.flatten(2).mT
         score = self.score(residual, index, self.draws(index)).flatten(1)
@@ -157,6 +170,8 @@ class ScoreProblem:
         gradient[:, :p] += precision * (mean - fit.theta)
         diagonal = torch.zeros_like(gradient)
         diagonal[:, :p] = precision
+        if first is not None:
+            gradient[:, first:p], diagonal[:, first:p] = 0.0, 1.0
         if self.gaps.count:
             diagonal[:, p:] = 1.0 - self.gaps.used[which].double()
         information = information + torch.diag_embed(diagonal)
@@ -258,6 +273,25 @@ def best_fit(
     tried = place.isfinite().all(-1)
     agree = (same & tried).sum(0) / tried.sum(0)
     return Scored(best, best_energy, agree.double())
+
+
+def gain_over_silence(problem: ScoreProblem, scored: Scored) -> Tensor | None:
+    """Log-likelihood of the best fits over that of no signal, nats, (B,).
+
+    Twice the gain is asymptotically distributed as in Gaussian noise (Wilks 1938). The
+    constant is fitted anew; None for forms without one.
+    """
+    form, fit = problem.form, scored.fit
+    if not (form.has_constant and form.n_linear):
+        return None
+    everyone = torch.arange(len(fit.theta), device=fit.theta.device)
+    quiet = fit.theta.clone()
+    quiet[:, 1 : form.n_linear] = 0.0
+    last = len(problem.prior.levels) - 1
+    silent = problem.descend(
+        replace(fit, theta=quiet), everyone, range(last, last + 1), first=1
+    )
+    return (problem.energy(silent, everyone) - scored.energy).clamp_min(0.0)
 
 
 def _alike(form: Form, gls: Fit) -> Tensor:
