@@ -7,10 +7,11 @@ A window tells the phase only up to whole cycles. Between the centres of two win
 
 with psi, psi' the phases at the centres. The whole number of cycles is the one that
 makes the remainder r smallest. It is right if the error of r is well below half a
-cycle; with ``r ~ N(0, v)`` and every number equally likely beforehand, it is right with
-probability
+cycle. With every number equally likely beforehand, ``r ~ N(0, v)`` for the true one,
+and any r at all where the line was lost or has jumped (in one step of a thousand, e),
+it is right with probability
 
-    P = exp(-r^2 / 2v) / sum_m exp(-(r + 2 pi m)^2 / 2v)
+    P = (1 - e) N(r; v) / ((1 - e) sum_m N(r + 2 pi m; v) + e / 2 pi)
 
 The variance has two parts. One is that of the estimates. Windows that overlap share
 noise; least squares reads the phase at the centre off white noise by constant weights
@@ -36,9 +37,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import median_filter
 
 CERTAIN = 0.99
 """Probability from which the number of cycles of a step counts as certain."""
+LOST = 1e-3
+"""Probability beforehand that a step tells nothing: the line was lost, or jumped."""
+NEIGHBOURS = 5
+"""Windows among which a frequency is compared with the median."""
+_ROUNDING = 1e-9  # rad
+_RESOLUTIONS = 0.5  # departure from that median in 1 / T beyond which a line is lost
 _MEDIAN_CHI2 = 0.45493642311957283  # of one degree of freedom
 _CYCLES = 20  # whole cycles to either side in the sum over m; beyond, P is negligible
 
@@ -50,8 +58,8 @@ class Phase:
     Attributes:
         reference: frequency that the phase is relative to, Hz; NaN without any phase.
         value: phase at the centre of each window, rad, unwrapped, minus
-            ``2 pi reference (centre - epoch)``; NaN in windows that were left out,
-            shape (K,).
+            ``2 pi reference (centre - epoch)``; NaN in windows that were left out
+            because they do not hold the line, shape (K,).
         probability: that the number of cycles since the window before that has a phase
             is right, shape (K,); NaN where there is no phase, or none before.
     """
@@ -95,6 +103,8 @@ def unwrap(
     )
     if not len(rows):
         return Phase(math.nan, value, probability)
+    around = median_filter(frequency[rows], NEIGHBOURS, mode="mirror")
+    rows = rows[np.abs(frequency[rows] - around) <= _RESOLUTIONS / duration]
     t, f, sf = centre[rows], frequency[rows], frequency_stderr[rows]
     psi, sp = phase[rows], phase_stderr[rows]
     reference = float(np.median(f))
@@ -124,12 +134,14 @@ def probability_of_count(
         remainder: r in (-pi, pi], any shape.
         variance: v, rad^2, same shape.
     """
-    cycles = np.arange(-_CYCLES, _CYCLES + 1)
-    others = (remainder[..., None] + 2 * np.pi * cycles) ** 2
-    excess = others - remainder[..., None] ** 2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(excess > 0, excess / (2 * variance[..., None]), 0.0)
-    return 1 / np.exp(-ratio).sum(-1)
+    cycles = 2 * np.pi * np.arange(-_CYCLES, _CYCLES + 1)
+    excess = (remainder[..., None] + cycles) ** 2 - remainder[..., None] ** 2
+    v = np.maximum(variance, _ROUNDING**2)
+    # all relative to N(r; v)
+    others = np.exp(-np.minimum(excess / (2 * v[..., None]), 700.0)).sum(-1)
+    exponent = np.minimum(remainder**2 / (2 * v), 700.0)
+    lost = LOST / (1 - LOST) * np.sqrt(v / (2 * np.pi)) * np.exp(exponent)
+    return 1 / (others + lost)
 
 
 def step_variance(
