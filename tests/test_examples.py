@@ -1,6 +1,8 @@
 """Every example runs in a tiny form, draws its picture and gets it right."""
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -9,6 +11,9 @@ import pytest
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
+
+TOOLS = ("make_example", "throughput")
+"""What makes or measures things, instead of showing one idea."""
 
 
 @pytest.fixture
@@ -32,7 +37,7 @@ def example(monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_examples_are_short(name):
     lines = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8").splitlines()
-    assert name == "make_example" or len(lines) < 70
+    assert name in TOOLS or len(lines) < 70
 
 
 def test_first_steps(example):
@@ -96,3 +101,15 @@ def test_own_generator(example):
 def test_compare_priors(example):
     bars = example("compare_priors", "--measurements", "10")
     assert bars["example_prior"][0] < bars["gaussian"][0]
+
+
+def test_throughput():
+    command = [sys.executable, str(EXAMPLES / "throughput.py")]
+    done = subprocess.run(
+        [*command, "--batch", "3", "--repeat", "1"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    row = done.stdout.splitlines()[-1].split()
+    assert row[0] == "3" and all(float(value) > 0.0 for value in row[1:5])
