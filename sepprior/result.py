@@ -252,8 +252,8 @@ _TRUE_FALSE_WORDS = {
         "the prior adds to GLS here",
     ),
     "unresolved": (
-        "two of the frequencies are not told apart",
-        "the frequencies are told apart",
+        "the data do not show as many sinusoids, or do not tell two of them apart",
+        "the sinusoids are told apart",
     ),
     "at_bound": (
         "a parameter is at its bound",

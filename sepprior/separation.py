@@ -20,6 +20,7 @@ from sepprior.formatting import units_of
 from sepprior.inference import calibration, novelty
 from sepprior.inference.components import choose_components, unresolved
 from sepprior.inference.detection import NullGains, no_signal_energy, null_gains
+from sepprior.inference.least_squares import Fit
 from sepprior.inference.pipeline import N_PEAKS, Answer, Outcome, analyse
 from sepprior.inference.record import MaskedWhitener, lay_out, unlay
 from sepprior.priors import PlainPrior, Prior, beats_gaussian, with_label
@@ -174,7 +175,7 @@ def _prior_adds(prior: Prior) -> bool:
 
 
 def _interval(
-    answer: Answer,
+    answer: Answer | Fit,
     form: Form,
     method: str,
     table: dict[str, Any] | None,
@@ -203,7 +204,7 @@ def _describe(
     robust = _interval(outcome.robust, form, "robust", table, prior.window)
     novelty_p = novelty.false_alarm_probability(
         prior.metadata.get("novelty"),
-        outcome.gls_white.view_as(record.x),
+        outcome.gls.residual.view_as(record.x),
         record.present,
     )
     chosen, theta = gls, outcome.gls.theta
@@ -221,22 +222,22 @@ def _describe(
     signal = form.evaluate(record.t, theta)
     jacobian = form.jacobian_columns(record.t, theta).flatten(2)
     band = torch.einsum("bin,bij,bjn->bn", jacobian, raw, jacobian).clamp_min(0).sqrt()
-    white = _pick(used, outcome.standardised.flatten(1), outcome.gls_white)
+    white = _pick(used, outcome.standardised.flatten(1), outcome.gls.residual)
     coherent = outcome.coherent * used[:, None, None]
     n_present = record.present.flatten(1).sum(-1)
     freedom = (n_present - theta.shape[1]).clamp_min(1)
     assert outcome.periodogram is not None
     spectrum = outcome.periodogram.gain
     best = spectrum.amax(-1)
+    whitener = MaskedWhitener(Whitener(prior.autocovariance), record.present)
     if not isinstance(form.search, Sinusoids):
-        whitener = MaskedWhitener(Whitener(prior.autocovariance), record.present)
-        best = no_signal_energy(form, record, whitener) - outcome.gls_energy
+        best = no_signal_energy(form, record, whitener) - outcome.gls.energy
     if outcome.signal_gain is not None:
         best = torch.where(used, outcome.signal_gain, best)
     alarm = null.probability(best)
     close = torch.zeros_like(used)
-    if isinstance(form, Sinusoids):
-        close = unresolved(form, theta, raw)
+    if isinstance(form, Sinusoids) and form.count > 1:
+        close = unresolved(form, record, whitener, outcome.gls, null)
     return {
         "values": chosen[0],
         "covariance": chosen[1],

@@ -35,7 +35,7 @@ def describe(
         notes.append(f"at its bound: {', '.join(others)}; its error bar does not hold")
     if facts.get("unresolved", False):
         notes.append(
-            "two frequencies are not resolved: give fewer components, or measure longer"
+            "not all sinusoids are resolved: give fewer components, or measure longer"
         )
     if tried and facts["method"] != "gls" and not facts["converged"]:
         notes.append("not fully converged: compare with more starts")

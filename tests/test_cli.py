@@ -193,6 +193,50 @@ def test_separate_passes_its_options_on(here, calls):
     assert call.sample_rate == pytest.approx(RATE) and call.device == "cpu"
 
 
+def test_separate_passes_on_what_is_known_of_the_signal(here, calls):
+    write_prior(here / "prior.safetensors")
+    write_series(here / "run.csv")
+    (here / "own.py").write_text("def decay(t, a, tau):\n    return a * t / tau\n")
+    options = "--signal own.py:decay --bounds tau=0.1:10 --bounds a=:5 --fix a=2"
+    options += " --guess tau=1 --expect tau=1:.2"
+    result = run("separate", "run.csv", *options.split())
+    assert result.exit_code == 0, result.output
+    (call,) = calls
+    assert call.signal.__name__ == "decay"
+    assert call.bounds == {"tau": (0.1, 10.0), "a": (-np.inf, 5.0)}
+    assert (call.fixed, call.guess) == ({"a": 2.0}, {"tau": 1.0})
+    assert call.expected == {"tau": (1.0, 0.2)}
+    assert not (here / "__pycache__").exists()
+    assert run("separate", "run.csv", "--signal", "chirp").exit_code == 0
+    assert calls[1].signal == "chirp"
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ("--signal chirp --window 300", "fit plain sinusoids"),
+        ("--signal sinus", "give sinusoid, harmonics"),
+        ("--signal no.py:f", "no file 'no.py'"),
+        ("--signal own.py:f", "it has decay"),
+        ("--signal bad.py:f", "NameError"),
+        ("--bounds tau", "expected NAME="),
+        ("--bounds tau=3", "expected two numbers"),
+        ("--fix tau=x", "'x' is not a number"),
+        ("--fix tau=1 --fix tau=2", "given before"),
+        ("--expect tau=1:", "not a finite number"),
+    ],
+)
+def test_a_signal_that_cannot_be_used_is_refused(here, options, part):
+    prior = write_prior(here / "p.safetensors")
+    write_series(here / "run.csv")
+    (here / "own.py").write_text("def decay(t, tau):\n    return t / tau\n")
+    (here / "bad.py").write_text("f = g\n")
+    if "--signal" not in options:
+        options += " --signal own.py:decay"
+    line = refused("separate", "run.csv", "--prior", prior, *options.split())
+    assert part in line
+
+
 def test_number_of_components(here, calls):
     write_prior(here / "prior.safetensors")
     write_series(here / "run.csv")

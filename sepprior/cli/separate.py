@@ -20,6 +20,16 @@ from sepprior.cli.options import (
     sample_rate_option,
     seed_option,
 )
+from sepprior.cli.signal_options import (
+    bounds_option,
+    expected_option,
+    find_signal,
+    fixed_option,
+    guess_option,
+    read_pairs,
+    read_values,
+    signal_option,
+)
 from sepprior.cli.table_options import TableOptions, table_options
 from sepprior.errors import SeppriorError
 from sepprior.rates import check_sample_rate
@@ -42,22 +52,20 @@ BUNDLED_PRIOR = Path(__file__).parents[1] / "data_files" / "example_prior.safete
 @click.command("separate")
 @click.argument("measurement", nargs=-1, required=True, type=path_type)
 @click.option("--prior", "prior_path", type=path_type, help="Noise prior to use.")
-@click.option(
-    "--signal",
-    type=click.Choice(["sinusoid"]),
-    default="sinusoid",
-    show_default=True,
-    help="Form of the signal.",
-)
+@signal_option
 @click.option(
     "--components",
     type=Components(),
     default=1,
     show_default=True,
-    help="Number of sinusoids.",
+    help="Number of sinusoids or harmonics; auto chooses that of sinusoids.",
 )
 @click.option("--fmin", type=float, metavar="HZ", help="Lowest frequency to search.")
 @click.option("--fmax", type=float, metavar="HZ", help="Highest frequency to search.")
+@bounds_option
+@fixed_option
+@guess_option
+@expected_option
 @click.option(
     "--objective",
     type=click.Choice(["joint", "plain"]),
@@ -101,6 +109,10 @@ def separate_command(
     components: int | Literal["auto"],
     fmin: float | None,
     fmax: float | None,
+    bounds: tuple[str, ...],
+    fixed: tuple[str, ...],
+    guess: tuple[str, ...],
+    expected: tuple[str, ...],
     objective: str,
     starts: int | None,
     label: str | None,
@@ -141,9 +153,17 @@ def separate_command(
     from sepprior.data import read_measurements
     from sepprior.outputs import check_output_folder, separation_files
 
+    form = find_signal(signal)
+    limits, held = read_pairs("--bounds", bounds), read_values("--fix", fixed)
+    start, priors = read_values("--guess", guess), read_pairs("--expect", expected)
     path, reason = _find_prior(prior_path)
     into = TableOptions(table, engine, workers, scheduler, resume, keep_going)
     if into.table is not None or window is not None or hop is not None:
+        if signal != "sinusoid" or limits or held or start or priors:
+            raise SeppriorError(
+                "--window, --hop and --table fit plain sinusoids: leave out --signal, "
+                "--bounds, --fix, --guess and --expect"
+            )
         if components == "auto":
             raise SeppriorError(
                 "--components auto chooses for one measurement: with --window, --hop "
@@ -229,10 +249,15 @@ def separate_command(
         batch = separate(
             np.stack([measurements[index].values for index in members]),
             prior,
+            signal=form,
             sample_rate=rate,
             fmin=fmin,
             fmax=fmax,
             components=components,
+            bounds=limits,
+            fixed=held,
+            guess=start,
+            expected=priors,
             objective=objective,
             starts=starts,
             seed=seed,

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sepprior.inference.least_squares import Fit
 from sepprior.inference.pipeline import Answer, Outcome, analyse
 from sepprior.inference.record import Record, lay_out
 from sepprior.priors import Prior
@@ -186,13 +187,13 @@ def _geometry(record: Record) -> Geometry:
     return Geometry(record.length, record.sample_rate)
 
 
-def _natural(answer: Answer, record: Record) -> tuple[Tensor, Tensor]:
+def _natural(answer: Answer | Fit, record: Record) -> tuple[Tensor, Tensor]:
     """Amplitude, frequency, phase, bias (B, 4) and their covariance."""
     return to_polar(answer.theta, answer.covariance, middle=record.middle)
 
 
 def standardised_errors(
-    answer: Answer, record: Record, truth: np.ndarray
+    answer: Answer | Fit, record: Record, truth: np.ndarray
 ) -> np.ndarray:
     """(estimate - truth) / standard error, (B, 4); lost frequencies left out."""
     values, covariance = _natural(answer, record)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+from scipy.stats import chi2
 from torch import Tensor
 
-from sepprior.inference.detection import null_gains
+from sepprior.inference.detection import NullGains, null_gains
+from sepprior.inference.least_squares import Fit
 from sepprior.inference.record import MaskedWhitener, Record
 from sepprior.inference.starts import gls_starts
 from sepprior.priors import Prior
@@ -17,7 +19,7 @@ FALSE_ADDITION = 0.01
 """Probability that one sinusoid too many is accepted."""
 MOST = 8
 APART = 3.0
-"""Standard errors by which two frequencies must differ to be resolved."""
+"""Standard errors by which two close frequencies must differ."""
 
 
 def choose_components(
@@ -50,19 +52,41 @@ def choose_components(
     return MOST
 
 
-def unresolved(form: Sinusoids, theta: Tensor, covariance: Tensor) -> Tensor:
-    """Whether two sinusoids are closer than 1 / T and not told apart, (B,).
+def unresolved(
+    form: Sinusoids, record: Record, whitener: MaskedWhitener, gls: Fit, null: NullGains
+) -> Tensor:
+    """Whether the data do not show as many sinusoids as were fitted, (B,).
 
-    They are told apart when their frequencies differ by three standard errors of the
-    difference.
+    Two that are closer than 1 / T are told apart when their frequencies differ by three
+    standard errors and they gain more over a fit with one fewer than, with a
+    probability of 1 %, the three parameters saved would (Wilks 1938). Elsewhere the
+    last sinusoid must gain more than noise does when the band is searched.
+
+    Args:
+        form: of the fit, P > 1 sinusoids.
+        record: B measurements.
+        whitener: of the stationary noise.
+        gls: the GLS fit.
+        null: of the gain of one sinusoid in noise.
     """
-    f = theta[:, form.n_linear :]
-    block = covariance[:, form.n_linear :, form.n_linear :]
-    found = torch.zeros(len(f), dtype=torch.bool, device=f.device)
+    f, n = gls.theta[:, form.n_linear :], form.n_linear
+    close = torch.zeros(len(f), dtype=torch.bool, device=f.device)
+    merged = torch.zeros_like(close)
     for p in range(form.count):
         for q in range(p):
+            block = gls.covariance[:, [n + p, n + q]][:, :, [n + p, n + q]]
+            variance = block[:, 0, 0] + block[:, 1, 1] - 2.0 * block[:, 0, 1]
             distance = (f[:, p] - f[:, q]).abs()
-            variance = block[:, p, p] + block[:, q, q] - 2.0 * block[:, p, q]
-            close = distance < 1.0 / form.geometry.duration
-            found |= close & ~(distance > APART * variance.clamp_min(0.0).sqrt())
-    return found
+            near = distance < 1.0 / form.geometry.duration
+            close |= near
+            merged |= near & ~(distance > APART * variance.clamp_min(0.0).sqrt())
+    if bool((form.low != form.low[0]).any() or (form.high != form.high[0]).any()):
+        return merged
+    fewer = form.part(list(range(form.count - 1)))
+    without = gls_starts(fewer, record, whitener, n_starts=2)[0].energy
+    needed = torch.where(
+        close,
+        0.5 * float(chi2.isf(FALSE_ADDITION, 3)),
+        null.threshold(FALSE_ADDITION),
+    )
+    return merged | (without - gls.energy < needed)

@@ -52,8 +52,6 @@ class Outcome:
         robust: Cauchy regression.
         joint: the optimum under the prior, or None when it was not tried.
         periodogram: gain of a sinusoid over frequency, or None without a band.
-        gls_energy: energy of the GLS fit, nats, (B,).
-        gls_white: whitened residual of the GLS fit, (B, W N).
         coherent: the prior's mean waveform at the optimum, (B, W, N).
         standardised: residual under the prior, white if it fits, (B, W, N).
         evidence: log Bayes factor of the joint optimum over GLS, nats, (B,).
@@ -66,12 +64,10 @@ class Outcome:
     """
 
     record: Record
-    gls: Answer
+    gls: Fit
     robust: Answer
     joint: Answer | None
     periodogram: Periodogram | None
-    gls_energy: Tensor
-    gls_white: Tensor
     coherent: Tensor
     standardised: Tensor
     evidence: Tensor
@@ -124,12 +120,10 @@ def analyse(
     ones = torch.ones(n, dtype=torch.float64, device=record.x.device)
     outcome = Outcome(
         record=record,
-        gls=Answer(gls.theta, gls.covariance),
+        gls=gls,
         robust=Answer(robust.theta, robust.covariance),
         joint=None,
         periodogram=spectrum,
-        gls_energy=gls.energy,
-        gls_white=gls.residual,
         coherent=torch.zeros_like(record.x),
         standardised=gls.residual.view_as(record.x),
         evidence=ones * 0.0,
@@ -225,7 +219,7 @@ def _joint(
     found = searched.theta[:, n_linear:].view(n_kept, n, -1)
     close = ((found - fit.theta[:, n_linear:]).abs() < alike).all(-1)
     gls_volume = -0.5 * torch.linalg.slogdet(outcome.gls.covariance).logabsdet
-    gls_energy = outcome.gls_energy + whitener.half_log_det()
+    gls_energy = outcome.gls.energy + whitener.half_log_det()
     with torch.no_grad():
         features = problem.noise_features(fit.theta, fit.missing, everyone)
         decoded = problem.decode(fit.z)
@@ -246,8 +240,6 @@ def _joint(
         robust=outcome.robust,
         joint=Answer(fit.theta, covariance),
         periodogram=outcome.periodogram,
-        gls_energy=outcome.gls_energy,
-        gls_white=outcome.gls_white,
         coherent=coherent,
         standardised=standardised * record.present,
         evidence=(gls_energy + gls_volume) - (fit.energy + volume),

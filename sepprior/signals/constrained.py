@@ -101,9 +101,8 @@ class Constrained:
     def natural(self, theta: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
         """All natural parameters; fixed ones have no variance."""
         values = self._whole(theta)
-        for i, name in enumerate(self.names):
-            if name.startswith("phase"):
-                values[:, i] = wrap_phase(values[:, i])
+        for i in (self.free[position] for position in self._phases):
+            values[:, i] = wrap_phase(values[:, i])
         n = len(self.names)
         place = torch.zeros(n, len(self.free)).to(covariance)
         place[self.free, range(len(self.free))] = 1.0
