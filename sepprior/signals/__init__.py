@@ -7,15 +7,9 @@ signal through one contract, `Form`.
 from sepprior.signals.build import build_form
 from sepprior.signals.constrained import Constrained
 from sepprior.signals.form import Form, Geometry
+from sepprior.signals.formulas import chirp, damped_sinusoid, harmonics
 from sepprior.signals.function import FunctionForm
-from sepprior.signals.oscillations import (
-    Chirp,
-    DampedSinusoid,
-    Harmonics,
-    chirp,
-    damped_sinusoid,
-    harmonics,
-)
+from sepprior.signals.oscillations import Chirp, DampedSinusoid, Harmonics
 from sepprior.signals.sinusoids import (
     PER_SINUSOID,
     Sinusoids,
