@@ -167,6 +167,8 @@ def _linearise(
         slopes = form.jacobian_columns(record.t, theta)[:, n:]
         jacobian = torch.cat([columns, features(slopes, rows)], 1)
     else:
+        # The point is written to later, and the start belongs to the caller.
+        theta = theta.clone()
         signal = form.evaluate(record.t, theta).unsqueeze(1)
         residual = target - features(signal, rows)[:, 0]
         jacobian = features(form.jacobian_columns(record.t, theta), rows)

@@ -158,7 +158,7 @@ def _scored(
     noise = (record.x - form.evaluate(record.t, fit.theta)) * record.present
     standardised = whitener.forward(noise.unsqueeze(1), everyone)[:, 0]
     gls_volume = -0.5 * torch.linalg.slogdet(outcome.gls.covariance).logabsdet
-    gls_energy = outcome.gls_energy + whitener.half_log_det()
+    gls_energy = outcome.gls.energy + whitener.half_log_det()
     return replace(
         outcome,
         joint=Answer(fit.theta, fit.covariance),

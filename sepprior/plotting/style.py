@@ -75,7 +75,12 @@ def few_plain_ticks(axes: Axes) -> None:
 
 
 def legend_above(axes: Axes, *, columns: int) -> None:
-    """A legend in one line over the right end of the panel, clear of the data."""
+    """A legend in one line over the right end of the panel, clear of the data.
+
+    A panel without anything to name has none.
+    """
+    if not axes.get_legend_handles_labels()[1]:
+        return
     axes.legend(
         loc="lower right",
         bbox_to_anchor=(1.0, 1.0),
