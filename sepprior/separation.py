@@ -34,6 +34,8 @@ from sepprior.transforms import Whitener
 
 BATCH_WINDOWS = 512
 """Windows worked on at a time; memory is bounded by it."""
+LEAST_GAIN = 0.05
+"""Nats per sample below which a prior's lead cannot prove that the noise is its own."""
 NO_DETECTION = 0.01
 """False-alarm probability above which a signal counts as not detected."""
 BOUND_MARGIN = 1e-6
@@ -171,6 +173,17 @@ def _prior_adds(prior: Prior) -> bool:
     return beats_gaussian(held)
 
 
+def _as_useful_as_ever(prior: Prior, outcome: Outcome) -> Tensor:
+    """Where the prior explains the noise half as well as what it was validated on.
+
+    Rare but genuine noise (no jump in a whole window) can look foreign in its band
+    powers; that the prior's lead over the Gaussian is what it should be speaks for it.
+    """
+    gain = prior.metadata.get("heldout", {}).get("gain", torch.inf)
+    samples = outcome.record.present.flatten(1).sum(-1)
+    return outcome.evidence > 0.5 * max(gain, LEAST_GAIN) * samples
+
+
 # -- one chunk of measurements ---------------------------------------------------------
 
 
@@ -213,7 +226,8 @@ def _describe(
     if outcome.joint is not None:
         joint = _interval(outcome.joint, form, "joint", table, prior.window)
         # Noise that is plainly not the prior's has no use for what the prior learned.
-        used = (outcome.evidence > 0) & ~(novelty_p < FOREIGN)
+        foreign = (novelty_p < FOREIGN) & ~_as_useful_as_ever(prior, outcome)
+        used = (outcome.evidence > 0) & ~foreign
         if isinstance(prior, PlainPrior):
             used = torch.ones_like(used)
         chosen = tuple(_pick(used, a, b) for a, b in zip(joint, gls, strict=True))

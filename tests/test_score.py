@@ -313,3 +313,21 @@ def test_detection_is_calibrated_and_sees_what_least_squares_does_not():
     )
     assert gls.signal_gain is None
     assert (gls.periodogram.gain.amax(-1) > 9.0).double().mean() < 0.5
+
+
+def test_rare_noise_of_the_prior_is_not_taken_for_foreign(monkeypatch):
+    """However odd its band powers: the prior's lead over the Gaussian decides."""
+    prior = TwoModes()
+    prior.metadata = {"heldout": {"gain": 0.4, "gain_stderr": 0.01}}
+    monkeypatch.setattr(
+        "sepprior.inference.novelty.false_alarm_probability",
+        lambda null, white, present: torch.full((len(white),), 1e-12).double(),
+    )
+    rng = torch.Generator().manual_seed(31)
+    band = {"fmin": BAND[0], "fmax": BAND[1]}
+    own = sepprior.separate(measured(prior.sample(4, generator=rng)), prior, **band)
+    assert set(own.diagnostics["method"]) == {"two modes"}
+    gaussian = torch.randn((4, N), generator=rng, dtype=torch.float64)
+    foreign = sepprior.separate(measured(gaussian), prior, **band)
+    assert set(foreign.diagnostics["method"]) == {"gls"}
+    assert all("does not describe this noise" in s for s in foreign.status)
