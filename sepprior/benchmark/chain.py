@@ -15,9 +15,10 @@ the peaks of the periodogram. The most probable ones are followed to the end.
 The levels are 12 standard deviations of the white noise apart and are recognised
 nearly always, so that the maximum has the errors of GLS that is told the levels
 (`bounds.oracle`): amplitude and frequency RMS over the bound of .15 and .14 in windows
-of 10 s and of .04 in windows of 1 s. A search from one GLS estimate alone reaches the
-same in windows of 10 s but ends in a local maximum for about every fifth measurement of
-1 s, and the RMS ratio is then .4 to .7, with one weak trial in seven an outlier. Such a
+of 10 s and of .04 in windows of 1 s. A search from one GLS estimate alone falls short
+of that (RMS ratios above 1 in amplitude at 10 s); annealed, it reaches the same at 10 s
+but ends in a local maximum for about every fifth measurement of 1 s, and the RMS ratio
+is then .4 to .9, with one weak trial in seven an outlier. Such a
 figure tells of the search, not of the information in the data.
 """
 
