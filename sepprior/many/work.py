@@ -237,7 +237,7 @@ def _fit_rate(rate: float, rows: _Rows, task: Task, prior: Prior) -> pandas.Data
     import pandas as pd
 
     x, number, first = (np.concatenate(v) for v in (rows.x, rows.number, rows.first))
-    batch = windows_per_batch(task.cut.window, prior.window)
+    batch = windows_per_batch(task.cut.window, prior)
     frames = []
     for begin in range(0, len(x), batch):
         part = slice(begin, begin + batch)
