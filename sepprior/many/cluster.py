@@ -27,6 +27,9 @@ IN_FLIGHT = 2
 """Jobs handed out per thread of the cluster: one in work, the others waiting."""
 PATIENCE = 60
 """Seconds to wait for the scheduler and the first worker."""
+KEPT_BYTES = 2**28
+"""Freed memory that a local worker keeps, in each of its pools. Dask has it given back
+at once, and a third of a CPU worker's time would go into asking for it again."""
 
 
 def do_on_cluster(
@@ -99,9 +102,15 @@ def _threads(client: Any) -> int:
 @contextmanager
 def _client(workers: int | None, scheduler: str | None) -> Iterator[Client]:
     """A client of a running cluster, or of a local one made for it."""
+    import dask
     from distributed import Client, SpecCluster
 
+    memory = {
+        "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": KEPT_BYTES,
+        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": KEPT_BYTES,
+    }
     with ExitStack() as stack:
+        stack.enter_context(dask.config.set(memory))
         try:
             target: Any = scheduler
             if scheduler is None:
