@@ -102,7 +102,7 @@ def _threads(client: Any) -> int:
 @contextmanager
 def _client(workers: int | None, scheduler: str | None) -> Iterator[Client]:
     """A client of a running cluster, or of a local one made for it."""
-    import dask
+    import dask.config
     from distributed import Client, SpecCluster
 
     memory = {
