@@ -12,7 +12,7 @@ from sepprior.inference.least_squares import Fit, robust_fit
 from sepprior.inference.periodogram import Periodogram, periodogram
 from sepprior.inference.record import MaskedWhitener, Record
 from sepprior.inference.score import SETTLED, ScoreProblem, best_fit, gain_over_silence
-from sepprior.inference.starts import gls_starts
+from sepprior.inference.starts import HOPELESS, alike_within, gls_starts
 from sepprior.priors import LatentPrior, PlainPrior, Prior, ScorePrior
 from sepprior.signals.form import Form
 from sepprior.transforms import Whitener
@@ -23,10 +23,6 @@ N_KEPT = 3
 """Starts that are still followed after the first round of the search."""
 ROUNDS = 4
 """Alternations between the latent's proposals and the signal's fit."""
-HOPELESS = 12.0
-"""Nats by which a start may trail the best one and still be refined."""
-ALIKE = 3.0
-"""Standard errors within which answers agree, where the form gives no tolerance."""
 
 
 @dataclass(frozen=True)
@@ -209,9 +205,7 @@ def _joint(
     n_kept = len(kept) // n
     order = searched.energy.view(n_kept, n).argsort(0) * n + everyone
     n_linear = form.n_linear
-    gls_sd = outcome.gls.covariance.diagonal(dim1=-2, dim2=-1)[:, n_linear:].sqrt()
-    alike = form.alike.to(gls_sd)
-    alike = torch.where(alike.isfinite(), alike, ALIKE * gls_sd)
+    alike = alike_within(form, outcome.gls)
     fit = problem.minimise(searched.select(order[0]), everyone)
     if n_kept > 1:
         fit = _try_second(problem, fit, searched, order, alike)

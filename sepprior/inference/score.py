@@ -22,7 +22,7 @@ from sepprior.inference.gaps import Gaps
 from sepprior.inference.least_squares import Fit, inverse_information
 from sepprior.inference.periodogram import Periodogram
 from sepprior.inference.record import MaskedWhitener, Record
-from sepprior.inference.starts import gls_starts
+from sepprior.inference.starts import HOPELESS, alike_within, gls_starts
 from sepprior.priors import ScorePrior
 from sepprior.signals.form import Form, clamp
 from sepprior.signals.sinusoids import Sinusoids
@@ -41,13 +41,8 @@ CLEANING_LEVEL = 2
 """Index of the noise level at which the data are cleaned for the periodogram."""
 CLEANED_PEAKS = 2
 """Peaks of the cleaned data's periodogram that are followed."""
-ALIKE = 3.0
-"""Two fits are the same when they differ by less, in standard errors of least squares,
-where the form does not say."""
 FAR_BELOW = 60.0
 """Nats below the periodogram's maximum at which a start is not followed."""
-HOPELESS = 12.0
-"""Nats by which the second start may trail the first and still be followed."""
 DRAW_SEED = 57
 """Key of the noise at which scores are evaluated, the same for all problems."""
 
@@ -233,7 +228,7 @@ def best_fit(
     levels = range(len(problem.prior.levels))
     scouting, rest = levels[:SCOUTED], levels[SCOUTED:]
     n_linear = problem.form.n_linear
-    alike = _alike(problem.form, starts[0])
+    alike = alike_within(problem.form, starts[0])
     if spectrum is not None:
         cleaned = cleaned_starts(problem, whitener, starts[0])
         starts = [starts[0], *cleaned, *starts[1:]]
@@ -292,13 +287,6 @@ def gain_over_silence(problem: ScoreProblem, scored: Scored) -> Tensor | None:
         replace(fit, theta=quiet), everyone, range(last, last + 1), first=1
     )
     return (problem.energy(silent, everyone) - scored.energy).clamp_min(0.0)
-
-
-def _alike(form: Form, gls: Fit) -> Tensor:
-    """Differences of the nonlinear parameters below which fits are the same."""
-    sd = gls.covariance.diagonal(dim1=-2, dim2=-1)[:, form.n_linear :].sqrt()
-    alike = form.alike.to(sd)
-    return torch.where(alike.isfinite(), alike, ALIKE * sd)
 
 
 def _first_of_kind(nonlinear: Tensor, alike: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ the linear parameters solved. The best few are refined by Gauss-Newton.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,10 @@ RIVAL = 0.8
 SPLITS = (0.2, 0.4)
 """Half distances at which a peak is split in two, in units of 1 / T."""
 DRAWS_AT_ONCE = 64
+HOPELESS = 12.0
+"""Nats by which a start may trail the best one and still be refined."""
+ALIKE = 3.0
+"""Standard errors of GLS within which two answers agree where a form has no scale."""
 
 
 def gls_starts(
@@ -128,6 +134,31 @@ class _Fitter:
         signal = form.evaluate(self.record.t, theta).unsqueeze(1)
         left = self.target - self.features(signal, self.which)[:, 0]
         return 0.5 * left.square().sum(-1)
+
+
+class Estimated(Protocol):
+    """Whatever has a covariance (B, P, P) of theta."""
+
+    @property
+    def covariance(self) -> Tensor:
+        """Covariance of theta, (B, P, P)."""
+        ...
+
+
+def alike_within(form: Form, gls: Estimated) -> Tensor:
+    """Differences of the nonlinear parameters below which two answers are one.
+
+    Args:
+        form: the signal.
+        gls: the least-squares answers, whose standard errors stand in where the form
+            has no scale of its own.
+
+    Returns:
+        Shape (B, P - L).
+    """
+    sd = gls.covariance.diagonal(dim1=-2, dim2=-1)[:, form.n_linear :].sqrt()
+    alike = form.alike.to(sd)
+    return torch.where(alike.isfinite(), alike, ALIKE * sd)
 
 
 def ranked(fits: list[Fit], count: int) -> list[Fit]:
