@@ -19,16 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from sepprior.config import DiffusionConfig
-from sepprior.data import iterate_blocks, random_crops
+from sepprior.data import random_crops
 from sepprior.diffusion import denoising_gain, geometric
 from sepprior.errors import SeppriorError
 from sepprior.inference.last_level import choose_last_level
 from sepprior.nets import Denoiser
 from sepprior.priors import DiffusionPrior
 from sepprior.priors.diffusion import FLOW_RANGE, Geometry
-from sepprior.stationary import continuum_autocovariance
-from sepprior.training.contract import Task, block_size
+from sepprior.training.contract import Task
 from sepprior.training.validate import unseen_crops
+from sepprior.training.whitening import continuum_filter
 from sepprior.transforms import MAX_DENSE_WINDOW, Whitener
 
 BETAS = (0.9, 0.99)
@@ -38,8 +38,6 @@ RISE = 100
 LEAST_RATE = 0.02
 """Share of the learning rate that is left at the end of the cosine."""
 CLIP_NORM = 1.0
-CONTINUUM_MATTERS = 0.02
-"""Nats per sample the lines must be worth to be left in."""
 INFORMATION_WINDOWS = 2048
 REPORT_LEVELS = 8
 REPORT_WINDOWS = 64
@@ -286,22 +284,8 @@ def choose_whitening(task: Task, config: DiffusionConfig) -> tuple[Tensor, str]:
     line as beside it, and the phase relations of the lines survive to high levels. The
     linear part of the denoiser knows the lines either way.
     """
-    total = task.gaussian.autocovariance
-    if config.whitening == "total" or config.window > MAX_DENSE_WINDOW:
-        return total, "total"
-    continuum = continuum_autocovariance(
-        iterate_blocks(task.training, block=block_size(config.window)),
-        n_lags=config.window,
-        mean=task.gaussian.level,
-    )
-    if continuum is None:
-        if config.whitening == "continuum":
-            raise SeppriorError(
-                f"the recording has no stretch of {16 * config.window} samples to tell "
-                "lines from continuum; record longer noise or set whitening = 'total'"
-            )
-        return total, "total"
-    worth = Whitener(total).half_log_det - Whitener(continuum).half_log_det
-    if config.whitening == "auto" and worth / config.window < CONTINUUM_MATTERS:
-        return total, "total"
-    return continuum, "continuum"
+    if config.window <= MAX_DENSE_WINDOW:
+        continuum = continuum_filter(task, config.whitening)
+        if continuum is not None:
+            return continuum, "continuum"
+    return task.gaussian.autocovariance, "total"

@@ -8,18 +8,13 @@ import torch
 from torch import Tensor
 
 from sepprior.config import SpecGANConfig
-from sepprior.data import iterate_blocks
-from sepprior.errors import SeppriorError
-from sepprior.stationary import continuum_autocovariance
-from sepprior.training.contract import Task, block_size
+from sepprior.training.contract import Task
 from sepprior.training.gan import SpecGANTrainer, build_networks
 from sepprior.training.noise_model import NoiseModel
-from sepprior.transforms import Whitener
+from sepprior.training.whitening import continuum_filter
 
 PILOT_STEPS = 400
 """Warm-up steps between two comparisons of the whitening filters."""
-CONTINUUM_MATTERS = 0.02
-"""Nats per sample the lines must be worth before the continuum is considered."""
 
 
 def build_trainer(
@@ -63,24 +58,12 @@ def choose_whitening(task: Task, config: SpecGANConfig) -> tuple[Tensor, str]:
         impulse = torch.zeros_like(total)
         impulse[0] = total[0]
         return impulse, "none"
-    if config.whitening == "total":
-        return total, "total"
-    continuum = continuum_autocovariance(
-        iterate_blocks(task.training, block=block_size(config.window)),
-        n_lags=config.window,
-        mean=task.gaussian.level,
-    )
+    continuum = continuum_filter(task, config.whitening)
     if continuum is None:
-        if config.whitening == "continuum":
-            raise SeppriorError(
-                f"the recording has no stretch of {16 * config.window} samples to tell "
-                "lines from continuum; record longer noise or set whitening = 'total'"
-            )
         return total, "total"
     if config.whitening == "continuum":
         return continuum, "continuum"
-    worth = Whitener(total).half_log_det - Whitener(continuum).half_log_det
-    if worth / config.window < CONTINUUM_MATTERS or config.likelihood_weight == 0:
+    if config.likelihood_weight == 0:
         return total, "total"
     names = ("total", "continuum")
     filters = (total, continuum)
