@@ -161,6 +161,11 @@ def beats_gaussian(heldout: Mapping[str, float]) -> bool:
     return heldout["gain"] > GAIN_SIGMAS * heldout["gain_stderr"]
 
 
+def unit_scale(features: Tensor, n_latent: int) -> Tensor:
+    """The scale of z under its own distribution, ones, (..., C) to (..., K)."""
+    return features.new_ones((*features.shape[:-1], n_latent))
+
+
 def conditional_energy(features: Tensor, decoded: Decoded) -> Tensor:
     """``-log p(n | z)`` without ``N/2 log 2 pi``, shape (...).
 

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from sepprior.nets import WaveformGenerator
-from sepprior.priors.base import HALF_LOG_2PI, Decoded
+from sepprior.priors.additive import AdditivePrior
 from sepprior.priors.latent import LatentSpace
-from sepprior.priors.marginal import laplace_nll
 from sepprior.priors.range_error import RangeError
 
 
-class GeneratorPrior:
+class GeneratorPrior(AdditivePrior):
     """``n = a sd g(z) + e`` with a trained network g and a Gaussian range error e.
 
     The gain a and the spectrum of e are fitted to held-out noise after inverting it.
@@ -35,10 +34,6 @@ class GeneratorPrior:
         metadata: JSON-able facts.
     """
 
-    learned = True
-    n_candidates = 64
-    dtype = torch.float32
-
     def __init__(
         self,
         name: str,
@@ -54,24 +49,23 @@ class GeneratorPrior:
     ) -> None:
         self.name = name
         self.network = network.eval().requires_grad_(False)
-        self.space, self.gain = space, float(gain)
-        self.n_latent = space.n_latent
-        self.autocovariance = autocovariance.double()
-        self.range_error = RangeError(self.autocovariance, ratio)
-        self.level, self.sample_rate = float(level), float(sample_rate)
-        self.metadata = dict(metadata or {})
-        self.window = int(autocovariance.shape[0])
-        self.device = autocovariance.device
+        self.gain = float(gain)
+        self.range_error = RangeError(autocovariance.double(), ratio)
+        super().__init__(
+            space=space,
+            error=self.range_error,
+            autocovariance=autocovariance,
+            level=level,
+            sample_rate=sample_rate,
+            dtype=torch.float32,
+            metadata=metadata,
+        )
         self.sd = float(self.autocovariance[0]) ** 0.5
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Labels the generator knows."""
         return self.space.labels
-
-    def features(self, x: Tensor) -> Tensor:
-        """Samples whitened by the range error, shape (..., N)."""
-        return self.range_error.forward(x).to(self.dtype)
 
     def waveform(self, z: Tensor) -> Tensor:
         """``sd g(z)`` in data units without the gain, (..., K) to (..., N)."""
@@ -81,42 +75,6 @@ class GeneratorPrior:
     def coherent(self, z: Tensor) -> Tensor:
         """``a sd g(z)`` in data units, (..., K) to (..., N)."""
         return self.gain * self.waveform(z).double()
-
-    def decode(self, z: Tensor) -> Decoded:
-        """Conditional Gaussian of latents (..., K)."""
-        mean = self.features(self.coherent(z))
-        half = torch.full_like(mean[..., 0], self.range_error.half_log_det)
-        return Decoded(mean, torch.ones_like(mean), half)
-
-    def latent_energy(self, z: Tensor) -> Tensor:
-        """``-log p(z)`` up to a constant, shape (...)."""
-        return self.space.energy(z)
-
-    def propose(self, features: Tensor, *, draws: Tensor) -> Tensor:
-        """Draws from p(z), the first one its mode, shape (n, ..., K)."""
-        return self.space.centred(draws)
-
-    def standardise(self, features: Tensor, decoded: Decoded) -> Tensor:
-        """Whitened residual samples, shape (..., N)."""
-        return features - decoded.mean
-
-    def latent_scale(self, features: Tensor) -> Tensor:
-        """Ones, the prior's own scale, (..., K)."""
-        return features.new_ones((*features.shape[:-1], self.n_latent))
-
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """`n` windows of noise in data units, level included, (n, N), float64."""
-        z = torch.randn((n, self.n_latent), generator=generator, dtype=self.dtype)
-        white = torch.randn(
-            (n, self.window), generator=generator, dtype=torch.float64
-        ).to(self.device)
-        with torch.no_grad():
-            mean = self.coherent(z.to(self.device))
-        return mean + self.range_error.inverse(white) + self.level
-
-    def heldout_nll(self, windows: Tensor) -> Tensor:
-        """``-log p`` at the most probable z plus the Laplace volume, nats, (n,)."""
-        return laplace_nll(self, windows) + self.window * HALF_LOG_2PI
 
     def with_label(self, label: str | None) -> GeneratorPrior:
         """The same prior with its label fixed, or inferred (None)."""

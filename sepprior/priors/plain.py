@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sepprior.errors import SeppriorError
-from sepprior.priors.base import Decoded, LatentPrior, Prior
+from sepprior.priors.base import Decoded, LatentPrior, Prior, unit_scale
 
 
 class PlainPrior:
@@ -75,7 +75,7 @@ class PlainPrior:
 
     def latent_scale(self, features: Tensor) -> Tensor:
         """Ones, (..., K)."""
-        return features.new_ones((*features.shape[:-1], self.n_latent))
+        return unit_scale(features, self.n_latent)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Noise of the wrapped prior, (n, N)."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sepprior.nets import Encoder, Generator
-from sepprior.priors.base import HALF_LOG_2PI, Decoded, conditional_energy
+from sepprior.priors.base import HALF_LOG_2PI, Decoded, conditional_energy, unit_scale
 from sepprior.priors.latent import LatentSpace
 from sepprior.priors.marginal import laplace_nll
 from sepprior.transforms import TightSTFT, Whitener
@@ -244,9 +244,9 @@ class SpecGANPrior:
     def latent_scale(self, features: Tensor) -> Tensor:
         """The encoder's standard deviation of z, or ones, (..., K)."""
         if self.encoder is None:
-            return features.new_ones((*features.shape[:-1], self.n_latent))
+            return unit_scale(features, self.n_latent)
         _, log_sd = self.posterior(features.reshape(-1, features.shape[-1]))
-        scale = features.new_ones((*features.shape[:-1], self.n_latent))
+        scale = unit_scale(features, self.n_latent)
         scale[..., : self.space.size] = log_sd.exp().reshape(*features.shape[:-1], -1)
         return scale
 
