@@ -23,7 +23,9 @@ from sepprior.errors import SeppriorError
 from sepprior.priors import GaussianPrior, Prior, SpecGANPrior, beats_gaussian
 from sepprior.training import contract, gan, resume_path, train, train_noise
 from sepprior.training import train as train_function
-from sepprior.training.gan import NoiseModel, SpecGANTrainer, build_networks, freeze
+from sepprior.training.gan import SpecGANTrainer
+from sepprior.training.noise_model import NoiseModel
+from sepprior.training.specgan_networks import build_networks, freeze
 from sepprior.training.state import pack, unpack
 from sepprior.transforms import toeplitz
 from tests.conftest import LEVEL, SAMPLE_RATE, TINY, WINDOW, coloured_noise

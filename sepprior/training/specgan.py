@@ -9,8 +9,9 @@ from torch import Tensor
 
 from sepprior.config import SpecGANConfig
 from sepprior.training.contract import Task
-from sepprior.training.gan import SpecGANTrainer, build_networks
+from sepprior.training.gan import SpecGANTrainer
 from sepprior.training.noise_model import NoiseModel
+from sepprior.training.specgan_networks import build_networks
 from sepprior.training.whitening import continuum_filter
 
 PILOT_STEPS = 400

@@ -13,23 +13,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sepprior import losses
-from sepprior.config import (
-    GANSynthConfig,
-    LSTMConfig,
-    WaveformConfig,
-)
+from sepprior.config import GANSynthConfig, WaveformConfig
 from sepprior.data import consecutive_windows, iterate_blocks
-from sepprior.nets import (
-    GANSynthCritic,
-    GANSynthGenerator,
-    LSTMGenerator,
-    WaveformGenerator,
-    WaveGANCritic,
-    WaveGANGenerator,
-)
+from sepprior.nets import GANSynthCritic, GANSynthGenerator, WaveformGenerator
 from sepprior.priors import GeneratorPrior, LatentSpace, unit_ratio
 from sepprior.priors.base import HALF_LOG_2PI
 from sepprior.priors.marginal import laplace_nll
@@ -48,6 +37,7 @@ from sepprior.training.labels import Labels, labelled_crops
 from sepprior.training.moments import plane_moments, spectrum_moments, windows_of
 from sepprior.training.parallel import current_ranks
 from sepprior.training.range_error import Effort, fit_range_error
+from sepprior.training.waveform_networks import build_networks
 
 FIT_SAMPLES = 2**16
 FEWEST_FIT, MOST_FIT = 8, 128
@@ -66,54 +56,6 @@ def build_trainer(
     if state is not None:
         trainer.load_state(state)
     return trainer
-
-
-def build_networks(
-    config: WaveformConfig, *, n_labels: int, peak: float
-) -> tuple[WaveformGenerator, nn.Module]:
-    """Generator and critic of a recipe, initialised from its seed alone.
-
-    Args:
-        config: the recipe.
-        n_labels: L, 0 without labels.
-        peak: largest sample of the recording, in standard deviations.
-    """
-    code, outputs, window = config.latent + n_labels, 1 + n_labels, config.window
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would also seed the GPUs' generators.
-        torch.default_generator.manual_seed(config.seed)
-        if isinstance(config, GANSynthConfig):
-            generator: WaveformGenerator = GANSynthGenerator(
-                window=window, code=code, width=config.width, growth=config.growth
-            )
-            critic: nn.Module = GANSynthCritic(
-                window=window,
-                width=config.critic_width,
-                outputs=outputs,
-                growth=config.growth,
-            )
-            return generator, critic
-        if isinstance(config, LSTMConfig):
-            generator = LSTMGenerator(
-                window=window, code=code, width=config.width, layers=config.layers
-            )
-            shuffle = 0
-        else:
-            generator = WaveGANGenerator(
-                window=window,
-                code=code,
-                width=config.width,
-                peak=peak,
-                post_filter=config.post_filter,
-            )
-            shuffle = config.phase_shuffle
-        critic = WaveGANCritic(
-            window=window,
-            width=config.critic_width,
-            outputs=outputs,
-            phase_shuffle=shuffle,
-        )
-        return generator, critic
 
 
 class WaveformTrainer:
