@@ -87,7 +87,6 @@ class DiffusionPrior:
         self.geometry = Geometry.of(self.whitener, self.autocovariance)
         self.smoothing = self.geometry.smoothing
         self.half_log_det = self.whitener.half_log_det
-        self._exact = self.smoothing.to(self.device)
         self._k: dict[int, Tensor] = {}
 
     # -- the score -----------------------------------------------------------------

@@ -49,11 +49,6 @@ class LatentSpace:
         """Coordinates of z: K, or K + 1 with a label that is inferred."""
         return self.size + int(self.infers_label)
 
-    @property
-    def code_size(self) -> int:
-        """Numbers the generator takes: K + L."""
-        return self.size + len(self.labels)
-
     def code(self, z: Tensor) -> Tensor:
         """The generator's input (..., K + L) for z (..., n_latent)."""
         latent = z[..., : self.size]
