@@ -12,39 +12,48 @@ import torch.multiprocessing as mp
 from sepprior.config import config_from_dict
 from sepprior.data import as_recording
 from sepprior.errors import SeppriorError
-from sepprior.training import train
+from sepprior.inference import last_level
+from sepprior.training import diffusion, train
 from sepprior.training.parallel import Ranks
 
 WINDOW = 64
+MODELS = ("wavegan", "specgan", "diffusion")
 
 
 def recipe(model):
     config = config_from_dict({"model": model})
-    small = {"window": WINDOW, "width": 2, "critic_width": 2, "latent": 3}
-    small |= {"batch": 8, "steps": 3, "tick": 3, "critic_steps": 2}
+    small = {"window": WINDOW, "batch": 8, "steps": 3, "tick": 3}
+    if model == "diffusion":
+        # A running average that follows at once.
+        return dataclasses.replace(config, **small, width=8, ema=0.0, whitening="total")
+    small |= {"width": 2, "critic_width": 2, "latent": 3, "critic_steps": 2}
     if model == "specgan":
         small |= {"warmup_steps": 1, "whitening": "total"}
     return dataclasses.replace(config, **small)
 
 
-def weights(model):
+def weights(model, **settings):
     """Parameters after three steps."""
     noise = np.random.default_rng(0).standard_normal(100 * WINDOW)
-    stream = train(as_recording(noise, sample_rate=1.0), recipe(model), device="cpu")
+    config = dataclasses.replace(recipe(model), **settings)
+    stream = train(as_recording(noise, sample_rate=1.0), config, device="cpu")
     with pytest.MonkeyPatch.context() as patch:
         module = sys.modules[train.__module__]
         patch.setattr(module, "validate", lambda *_, **__: {"heldout": {}})
+        patch.setattr(last_level, "TRIALS", 16)
+        patch.setattr(diffusion, "INFORMATION_WINDOWS", 16)
+        patch.setattr(diffusion, "RISE", 1)  # full steps from the start
         while True:
             try:
                 next(stream)
             except StopIteration as end:
                 prior = end.value
                 break
-    network = prior.network if model == "wavegan" else prior.generator
+    network = prior.generator if model == "specgan" else prior.network
     return torch.cat([p.flatten() for p in network.parameters()])
 
 
-def worker(rank, port, model, path):
+def worker(rank, port, path):
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
@@ -53,21 +62,32 @@ def worker(rank, port, model, path):
         "WORLD_SIZE": "2",
     }
     torch.set_num_threads(1)
-    torch.save(weights(model), f"{path}/{rank}.pt")
+    for model in MODELS:
+        torch.save(weights(model), f"{path}/{model}{rank}.pt")
 
 
-@pytest.mark.parametrize("model", ["wavegan", "specgan"])
-def test_two_processes_are_one_with_the_joint_batch(model, tmp_path):
-    port = 20000 + os.getpid() % 20000 + len(model)
-    mp.spawn(worker, (port, model, str(tmp_path)), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+@pytest.fixture(scope="module")
+def trained_by_two(tmp_path_factory):
+    """Folder with the weights that each of two processes ends with."""
+    path = tmp_path_factory.mktemp("ranks")
+    mp.spawn(worker, (20000 + os.getpid() % 20000, str(path)), nprocs=2)
+    return path
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_two_processes_are_one_with_the_joint_batch(model, trained_by_two):
+    first, second = (
+        torch.load(trained_by_two / f"{model}{rank}.pt") for rank in range(2)
+    )
     assert torch.equal(first, second)
     alone = weights(model)
     # Adam divides by the gradient's size: rounding of a step is of its own length.
     moved = 3 * recipe(model).learning_rate
     assert float((first - alone).abs().max()) < 0.02 * moved
-    # Negative control: one step of an untrained weight is far larger than that.
     assert float((first - alone).abs().mean()) < 1e-3 * moved
+    # Negative control: with half the batch, as one process sees it, the steps differ.
+    half = weights(model, batch=4)
+    assert float((half - alone).abs().mean()) > 0.02 * moved
 
 
 def test_rows_are_dealt_out_and_put_together():

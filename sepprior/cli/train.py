@@ -85,19 +85,21 @@ def train_noise_command(
     from sepprior.data import read_recordings
 
     recording = read_recordings(noise, sample_rate=sample_rate, column=column)
-    click.echo(
-        f"training a {recipe.model} prior on {recording.n_samples} samples at "
-        f"{recording.sample_rate:.6g} Hz, windows of {recipe.window} samples",
-        err=True,
-    )
+    # Of several processes started by torchrun the first one reports.
+    reports = int(os.environ.get("RANK", "0")) == 0
+    if reports:
+        click.echo(
+            f"training a {recipe.model} prior on {recording.n_samples} samples at "
+            f"{recording.sample_rate:.6g} Hz, windows of {recipe.window} samples",
+            err=True,
+        )
 
     from sepprior.training import train
 
     output.parent.mkdir(parents=True, exist_ok=True)
     before = _modified(output)
     records = train(recording, recipe, device=device, output=output, resume=resume)
-    if int(os.environ.get("RANK", "0")) > 0:
-        # One of several processes started by torchrun: the first one reports.
+    if not reports:
         for _ in records:
             pass
         return

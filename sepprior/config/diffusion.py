@@ -34,6 +34,8 @@ class DiffusionConfig:
         whitening: Spectrum the noise is divided by before the network sees it: "total",
             "continuum" (narrow lines left in), or "auto" (continuum where lines
             matter).
+        precision: "bfloat16" computes the network in mixed precision.
+        compile: Compile the network with torch.compile.
         validation_fraction: Share of the recording held out, in contiguous blocks.
         tick: Steps between two records of statistics.
         seed: Seed of every random choice.
@@ -51,6 +53,8 @@ class DiffusionConfig:
     ema: float = 0.998
     lowest_level: float = 0.03
     whitening: Literal["auto", "total", "continuum"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
     validation_fraction: float = 0.1
     tick: int = 100
     seed: int = 0

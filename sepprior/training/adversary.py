@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from sepprior import losses
 from sepprior.config import AdversarialConfig
-from sepprior.errors import SeppriorError
 from sepprior.nets import WaveGANCritic
 from sepprior.training.parallel import Ranks
+from sepprior.training.steps import mixed_precision
 
-BFLOAT16 = "bfloat16"
 NATS_PER_SQUARE_DB = (math.log(10.0) / 10.0) ** 2 / 4.0
 """Divergence per sample of Gaussian noises with spectra 1 dB apart (Whittle 1953)."""
 
@@ -166,13 +165,6 @@ class Adversary:
         return loss
 
 
-def mixed_precision(config: AdversarialConfig, device: torch.device) -> torch.autocast:
-    """Matrix products in bfloat16 where the recipe asks for it."""
-    return torch.autocast(
-        device.type, dtype=torch.bfloat16, enabled=config.precision == BFLOAT16
-    )
-
-
 def spectral_term(
     config: AdversarialConfig,
     fake: Tensor,
@@ -191,25 +183,6 @@ def spectral_term(
             return None
 
 
-def check_finite(
-    record: dict[str, float], step: int, config: AdversarialConfig
-) -> None:
-    """Stop a training whose losses are no numbers.
-
-    A penalty is NaN where the loss has none.
-
-    Raises:
-        SeppriorError: says what to try.
-    """
-    bad = [name for name, value in record.items() if not math.isfinite(value)]
-    if bad:
-        raise SeppriorError(
-            f"training diverged at step {step}: {bad[0]} is not finite; train again "
-            f"from the start with a lower learning_rate (now {config.learning_rate:g}) "
-            "or another seed"
-        )
-
-
 def decayed_rate(config: AdversarialConfig, step: int, first: int) -> float:
     """Step size: constant, then linear to zero over the last part of the run.
 
@@ -222,9 +195,3 @@ def decayed_rate(config: AdversarialConfig, step: int, first: int) -> float:
     if not span:
         return config.learning_rate
     return config.learning_rate * min(1.0, (config.steps - step) / span)
-
-
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group the step size `rate`."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from sepprior.config import DiffusionConfig
 from sepprior.data import random_crops
 from sepprior.diffusion import denoising_gain, geometric
-from sepprior.errors import SeppriorError
 from sepprior.inference.last_level import choose_last_level
 from sepprior.nets import Denoiser
 from sepprior.priors import DiffusionPrior
 from sepprior.priors.diffusion import FLOW_RANGE, Geometry
 from sepprior.training.contract import Task
+from sepprior.training.parallel import current_ranks
+from sepprior.training.steps import check_finite, follow, mixed_precision, set_rate
 from sepprior.training.validate import unseen_crops
 from sepprior.training.whitening import continuum_filter
 from sepprior.transforms import MAX_DENSE_WINDOW, Whitener
@@ -57,6 +58,8 @@ class DiffusionTrainer:
         self, task: Task, config: DiffusionConfig, whitening: Tensor, chosen: str
     ) -> None:
         self.task, self.config = task, config
+        self.ranks = current_ranks()
+        self.ranks.share(config.batch)  # an error where it cannot be
         self.whitening = whitening.to(task.device)
         self.facts: dict[str, Any] = {"whitening": chosen}
         self.whitener = Whitener(self.whitening)
@@ -78,56 +81,66 @@ class DiffusionTrainer:
             betas=BETAS,
             weight_decay=WEIGHT_DECAY,
         )
+        self._objective = self.ranks.step(self.network, self._loss, partial=False)
+        if config.compile:
+            self.network.compile()
         self.step = 0
 
     # -- steps -----------------------------------------------------------------------
 
     def _crops(self, n: int) -> Tensor:
+        """Random training windows (n, N), data units without the level."""
         crops = random_crops(
             self.task.training,
             window=self.config.window,
             n=n,
             generator=self.rng,
         )
-        x = torch.from_numpy(crops).to(self.task.device) - self.task.gaussian.level
-        return self.whitener.forward(x).float()
+        return torch.from_numpy(crops) - self.task.gaussian.level
 
-    def _smoothed(self, clean: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows at levels spread evenly over the logarithm of the range."""
-        n = len(clean)
+    def _white(self, x: Tensor) -> Tensor:
+        return self.whitener.forward(x.to(self.task.device)).float()
+
+    def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """This process's rows of a batch: clean, smoothed (B, N), and levels (B,).
+
+        The levels of the joint batch are spread evenly over the logarithm of the range.
+        """
+        n = self.config.batch
+        crops = self._crops(n)
         place = (torch.rand(n, generator=self.rng) + torch.arange(n)) / n
+        noise = torch.randn((n, self.config.window), generator=self.rng)
         low, high = math.log(self.config.lowest_level), math.log(self.highest)
-        sigma = torch.exp(low + (high - low) * place).to(clean)
-        noise = torch.randn(clean.shape, generator=self.rng).to(clean)
-        return clean + sigma.unsqueeze(-1) * noise, sigma
+        clean = self._white(self.ranks.rows(crops))
+        sigma = torch.exp(low + (high - low) * self.ranks.rows(place)).to(clean)
+        noisy = clean + sigma.unsqueeze(-1) * self.ranks.rows(noise).to(clean)
+        return clean, noisy, sigma
+
+    def _loss(
+        self, clean: Tensor, noisy: Tensor, sigma: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean-square error of the correction; 1 for a network that returns zero."""
+        views = self.geometry.views(noisy, sigma)
+        with mixed_precision(self.config, self.task.device):
+            found = self.network(views, sigma.log())
+        target = self.smoothing.target(clean, noisy, sigma)
+        loss = (target - found.float()).square().mean()
+        return loss, {"denoising_loss": loss.detach()}
 
     def advance(self) -> dict[str, float]:
-        """One step; the mean-square error, 1 for a network that returns zero."""
-        clean = self._crops(self.config.batch)
-        noisy, sigma = self._smoothed(clean)
-        found = self.network(self.geometry.views(noisy, sigma), sigma.log())
-        loss = (self.smoothing.target(clean, noisy, sigma) - found).square().mean()
-        for group in self.optimiser.param_groups:
-            group["lr"] = self._rate()
+        """One step; returns its loss."""
+        loss, parts = self._objective(*self._batch())
+        set_rate(self.optimiser, self._rate())
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
         self.optimiser.step()
         self.step += 1
         decay = min(self.config.ema, (1.0 + self.step) / (20.0 + self.step))
-        parameters = zip(
-            self.average.parameters(), self.network.parameters(), strict=True
-        )
-        for mean, new in parameters:
-            mean.data.lerp_(new.data, 1.0 - decay)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise SeppriorError(
-                f"training diverged at step {self.step}: the loss is not finite; train "
-                "again from the start with a lower learning_rate "
-                f"(now {self.config.learning_rate:g}) or another seed"
-            )
-        return {"denoising_loss": value}
+        follow(self.average, self.network, decay)
+        record = {name: float(part) for name, part in parts.items()}
+        check_finite(record, self.step, self.config)
+        return record
 
     def _rate(self) -> float:
         share = self.step / self.config.steps
@@ -196,7 +209,7 @@ class DiffusionTrainer:
         levels = self.solver_levels()
         state = self.rng.get_state()
         self.rng.manual_seed(self.config.seed + 1)
-        windows = self._crops(INFORMATION_WINDOWS)
+        windows = self._white(self._crops(INFORMATION_WINDOWS))
         prior = self.frozen(metadata)
         information = measure_information(prior, windows, levels, self.rng)
         prior = self._prior(prior.network, levels, information, metadata)

@@ -25,14 +25,12 @@ from sepprior.priors.base import conditional_energy
 from sepprior.training.adversary import (
     NATS_PER_SQUARE_DB,
     Adversary,
-    check_finite,
     decayed_rate,
-    mixed_precision,
-    set_rate,
     spectral_term,
 )
 from sepprior.training.noise_model import NoiseModel
 from sepprior.training.specgan_networks import WARMUP_LEARNING_RATE, Networks, freeze
+from sepprior.training.steps import check_finite, mixed_precision, set_rate
 
 KL_RAMP = 300
 """Steps over which the latent's divergence is phased in, so that it is not ignored."""

@@ -9,6 +9,7 @@ batch. DistributedDataParallel averages the gradients; what is not a mean over t
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -18,6 +19,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sepprior.errors import SeppriorError
+
+HARMLESS = ("`broadcast_buffers` is deprecated", "Grad strides do not match")
+"""Warnings of DistributedDataParallel about which a user can do nothing."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +60,25 @@ class Ranks:
         return batch // self.world
 
     def step(
-        self, module: nn.Module, loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
+        self,
+        module: nn.Module,
+        loss: Callable[..., tuple[Tensor, dict[str, Tensor]]],
+        *,
+        partial: bool = True,
     ) -> nn.Module:
-        """`loss` as a module whose backward averages the gradients of `module`."""
+        """`loss` as a module whose backward averages the gradients of `module`.
+
+        Args:
+            module: what the loss trains.
+            loss: gives the loss and the numbers that are reported.
+            partial: some parameters may have no part in the loss; looking for them
+                takes a little time in every step.
+        """
         objective = Objective(module, loss)
         if self.world == 1:
             return objective
         return nn.parallel.DistributedDataParallel(
-            objective, find_unused_parameters=True, broadcast_buffers=False
+            objective, find_unused_parameters=partial, broadcast_buffers=False
         )
 
 
@@ -128,6 +143,8 @@ def join_processes(device: str) -> str:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return device
+    for message in HARMLESS:
+        warnings.filterwarnings("ignore", message=message)
     gpus = device in ("auto", "cuda") and torch.cuda.is_available()
     dist.init_process_group("nccl" if gpus else "gloo")
     if not gpus:

@@ -14,6 +14,7 @@ from sepprior.config import SpecGANConfig
 from sepprior.nets import Critic, Encoder, Generator, PlaneShape
 from sepprior.priors import LatentSpace, SpecGANPrior
 from sepprior.training.noise_model import NoiseModel
+from sepprior.training.steps import follow
 
 WARMUP_LEARNING_RATE = 1e-3
 WARMUP_BETAS = (0.9, 0.99)
@@ -39,17 +40,9 @@ class Networks:
 
     def follow(self, decay: float) -> None:
         """Move the running averages one step."""
-        pairs: list[tuple[nn.Module, nn.Module | None]] = [
-            (self.ema_generator, self.generator)
-        ]
-        if self.ema_encoder is not None:
-            pairs.append((self.ema_encoder, self.encoder))
-        for average, module in pairs:
-            if module is None:
-                continue
-            pairs_of = zip(average.parameters(), module.parameters(), strict=True)
-            for mean, new in pairs_of:
-                mean.data.lerp_(new.data, 1.0 - decay)
+        follow(self.ema_generator, self.generator, decay)
+        if self.encoder is not None and self.ema_encoder is not None:
+            follow(self.ema_encoder, self.encoder, decay)
 
     def state(self) -> dict[str, Any]:
         """Nested state of every part."""

@@ -25,10 +25,7 @@ from sepprior.priors.marginal import laplace_nll
 from sepprior.training.adversary import (
     NATS_PER_SQUARE_DB,
     Adversary,
-    check_finite,
     decayed_rate,
-    mixed_precision,
-    set_rate,
     spectral_term,
 )
 from sepprior.training.augment import augmented
@@ -37,6 +34,7 @@ from sepprior.training.labels import Labels, labelled_crops
 from sepprior.training.moments import plane_moments, spectrum_moments, windows_of
 from sepprior.training.parallel import current_ranks
 from sepprior.training.range_error import Effort, fit_range_error
+from sepprior.training.steps import check_finite, follow, mixed_precision, set_rate
 from sepprior.training.waveform_networks import build_networks
 
 FIT_SAMPLES = 2**16
@@ -179,7 +177,8 @@ class WaveformTrainer:
             record = self._critic_step()
         record |= self._generator_step()
         self.step += 1
-        self._follow()
+        decay = min(config.ema, (1.0 + self.step) / (10.0 + self.step))
+        follow(self.ema, self.generator, decay)
         check_finite(record, self.step, config)
         return record
 
@@ -222,13 +221,6 @@ class WaveformTrainer:
             loss = loss + self.config.spectral_weight * spectral
             parts["spectral_loss"] = spectral.detach()
         return loss, parts
-
-    def _follow(self) -> None:
-        """Move the running average one step."""
-        decay = min(self.config.ema, (1.0 + self.step) / (10.0 + self.step))
-        pairs = zip(self.ema.parameters(), self.generator.parameters(), strict=True)
-        for mean, new in pairs:
-            mean.data.lerp_(new.data, 1.0 - decay)
 
     # -- what a tick reports -----------------------------------------------------------
 
