@@ -23,7 +23,8 @@ from sepprior.inference.detection import NullGains, no_signal_energy, null_gains
 from sepprior.inference.least_squares import Fit
 from sepprior.inference.pipeline import N_PEAKS, Answer, Outcome, analyse
 from sepprior.inference.record import MaskedWhitener, lay_out, unlay
-from sepprior.priors import PlainPrior, Prior, beats_gaussian, with_label
+from sepprior.priors import PlainPrior, Prior, beats_gaussian
+from sepprior.priors.labelled import inferred_labels, with_label
 from sepprior.rates import check_sample_rate
 from sepprior.result import Parameter, Separation
 from sepprior.signals import Form, Geometry, Sinusoids, build_form
@@ -93,7 +94,8 @@ def separate(
         starts: points of the search that are followed (default 4).
         seed: seed of the random proposals for z.
         label: state of the instrument or kind of noise, for a prior trained with
-            labels; inferred for each measurement by default.
+            labels; by default inferred for each measurement, and told as the diagnostic
+            `inferred_label`.
         device: where to compute; default: where the prior is.
 
     Returns:
@@ -277,6 +279,7 @@ def _describe(
         "alarm": alarm,
         "edge": _at_bound(form, theta),
         "unresolved": close,
+        "labels": inferred_labels(prior, outcome.latent),
     }
 
 
@@ -337,6 +340,8 @@ def _assemble(
     }
     if isinstance(form, Sinusoids) and form.count > 1:
         diagnostics["unresolved"] = joined("unresolved")
+    if parts[0]["labels"] is not None:
+        diagnostics["inferred_label"] = np.concatenate([p["labels"] for p in parts])
     status = [
         describe(
             {k: v[i] for k, v in diagnostics.items()},

@@ -120,11 +120,11 @@ def test_variance_of_a_step_is_that_of_simulated_fits(hop):
     tau = np.arange(window) - (window - 1) / 2
     sp = np.full(2, sigma / np.sqrt(window))
     sf = np.full(2, sigma / np.sqrt(np.sum(tau**2)) / (2 * np.pi))
-    options = {"duration": window}
+    options = {"shift": np.array([hop / window])}
     expected = step_variance(np.array([float(hop)]), sf, sp, **options)
     assert np.var(step) == pytest.approx(expected[0], rel=0.08)
     # negative control: taken as independent the errors of overlapping fits are others
-    independent = step_variance(np.array([float(hop)]), sf, sp, duration=hop)
+    independent = step_variance(np.array([float(hop)]), sf, sp, shift=np.ones(1))
     if hop < 60:
         assert np.var(step) < 0.7 * independent[0]
 
@@ -361,7 +361,7 @@ def test_two_lines_keep_their_order(gaussian_prior):
     assert table["amplitude_1"].iloc[-1] > table["amplitude_2"].iloc[-1] + 3
     assert (table["frequency_2_low"] < 31.3).all()
     np.testing.assert_allclose(track.reference_frequency, [11, 31], atol=0.05)
-    assert track.line_suffixes == ["_1", "_2"]
+    assert [line.end for line in track.lines] == ["_1", "_2"]
 
 
 def test_recording_of_noise_has_no_phase(gaussian_prior, tmp_path):

@@ -13,6 +13,7 @@ from sepprior.data import Recording, Segment, as_recording
 from sepprior.errors import SeppriorError
 from sepprior.nets import WaveformGenerator
 from sepprior.priors import GeneratorPrior, LatentSpace, Prior, unit_ratio
+from sepprior.priors.labelled import inferred_labels
 from sepprior.separation import separate
 from sepprior.training import resume_path, train
 from sepprior.training import train as train_function
@@ -329,6 +330,27 @@ def test_the_latent_space_draws_labels_in_their_shares():
         space.fixed("d")
 
 
+def test_the_inferred_label_is_that_of_most_windows():
+    network = torch.nn.Linear(4, WINDOW)
+    space = LatentSpace(2, labels=("a", "b"), shares=(0.5, 0.5))
+    prior = GeneratorPrior(
+        "wavegan",
+        network,
+        space=space,
+        gain=1.0,
+        ratio=unit_ratio(WINDOW),
+        autocovariance=torch.eye(WINDOW)[0].double(),
+        level=0.0,
+        sample_rate=SAMPLE_RATE,
+    )
+    z = torch.tensor([[-1.0, 1.0, 1.0], [-1.0, -1.0, 1.0]])
+    z = torch.stack([z, z, z], -1)
+    found = inferred_labels(prior, z)
+    assert found is not None and found.tolist() == ["b", "a"]
+    assert inferred_labels(prior.with_label("a"), z[..., :2]) is None
+    assert inferred_labels(prior, None) is None
+
+
 @pytest.mark.parametrize("model", [*MODELS, "specgan"])
 def test_every_model_takes_labels(model, two_states, quick, tmp_path):
     settings = {"warmup_steps": 1} if model == "specgan" else {}
@@ -345,6 +367,8 @@ def test_every_model_takes_labels(model, two_states, quick, tmp_path):
     for label in (None, "busy") if model in ("wavegan", "specgan") else ():
         result = separate(x, loaded, fmin=5, fmax=20, starts=1, label=label)
         assert np.isfinite(result.covariance).all()
+        told = result.diagnostics.get("inferred_label")
+        assert told in (("busy", "idle") if label is None else (None,))
     with pytest.raises(SeppriorError, match="label 'off' is unknown"):
         separate(x, loaded, label="off")
     with pytest.raises(SeppriorError, match="trained without"):

@@ -33,6 +33,7 @@ def write_table(
     hop: int | None,
     sample_rate: float | None,
     column: str | None,
+    label: str | None,
     output: Path | None,
     device: str,
     as_json: bool,
@@ -54,7 +55,8 @@ def write_table(
     from sepprior.outputs import to_json
 
     assert into.table is not None
-    say_prior(prior, reason, prior_of(str(prior), device, file_digest(prior)))
+    loaded = prior_of(str(prior), device, file_digest(prior), label)
+    say_prior(prior, reason, loaded)
     progress = separate_many(
         inputs,
         prior,
@@ -64,6 +66,7 @@ def write_table(
         sample_rate=sample_rate,
         column=column,
         options=options,
+        label=label,
         device=device,
         engine=into.engine,
         workers=into.workers,

@@ -140,6 +140,7 @@ def separate_command(
     directory, else the one of the bundled example.
 
     With --window or --hop a long recording is tracked: it is fitted window by window,
+    each with the whole signal, times and phases counted from its first sample;
     run.track.csv has the parameters against time, run.separated.csv the separated
     recording, run.png both. With -o FILE.csv or FILE.parquet the table of one recording
     has that name and format, and the others stand beside it.
@@ -159,11 +160,6 @@ def separate_command(
     path, reason = _find_prior(prior_path)
     into = TableOptions(table, engine, workers, scheduler, resume, keep_going)
     if into.table is not None or window is not None or hop is not None:
-        if signal != "sinusoid" or limits or held or start or priors:
-            raise SeppriorError(
-                "--window, --hop and --table fit plain sinusoids: leave out --signal, "
-                "--bounds, --fix, --guess and --expect"
-            )
         if components == "auto":
             raise SeppriorError(
                 "--components auto chooses for one measurement: with --window, --hop "
@@ -172,19 +168,19 @@ def separate_command(
         from sepprior.tracking import FitOptions
 
         options = FitOptions(
+            signal=form,
             fmin=fmin,
             fmax=fmax,
             components=components,
+            bounds=limits,
+            fixed=held,
+            guess=start,
+            expected=priors,
             objective=objective,
             starts=starts,
             seed=seed,
         )
         if into.table is not None:
-            if label is not None:
-                raise SeppriorError(
-                    "--label cannot be used with --table: separate without --table, or "
-                    "let the label be inferred"
-                )
             from sepprior.cli.many import write_table
 
             write_table(
@@ -197,6 +193,7 @@ def separate_command(
                 hop=hop,
                 sample_rate=sample_rate,
                 column=column,
+                label=label,
                 output=output,
                 device=device,
                 as_json=as_json,

@@ -57,6 +57,7 @@ class Outcome:
         latent_energy: ``-log p(z)`` at the optimum, (B,).
         signal_gain: log-likelihood under the prior over that of no signal, nats, (B,),
             or None where only that of GLS is known.
+        latent: z at the optimum, (B, W, K), or None without one.
     """
 
     record: Record
@@ -72,6 +73,7 @@ class Outcome:
     converged: Tensor
     latent_energy: Tensor
     signal_gain: Tensor | None = None
+    latent: Tensor | None = None
 
 
 def analyse(
@@ -241,6 +243,7 @@ def _joint(
         agreement=close.double().mean(0),
         converged=fit.converged,
         latent_energy=latent_energy,
+        latent=fit.z,
     )
 
 

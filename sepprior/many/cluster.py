@@ -18,7 +18,7 @@ import torch
 
 from sepprior.errors import SeppriorError
 from sepprior.many.plan import Job
-from sepprior.many.work import Part, Skipped, Task, do, no_rows, prior_of
+from sepprior.many.work import Part, Skipped, Task, do, no_rows
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -91,8 +91,7 @@ def _killed(job: Job, task: Task) -> Part:
     if not task.keep_going:
         raise SeppriorError(f"{job.pieces[0].path}: {reason}")
     skipped = tuple(Skipped(piece.path, reason) for piece in job.pieces)
-    prior = prior_of(task.prior, task.device, task.digest)
-    return Part(no_rows(task, prior), skipped)
+    return Part(no_rows(task, task.load_prior()), skipped)
 
 
 def _threads(client: Any) -> int:

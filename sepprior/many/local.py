@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from sepprior.many.plan import Job
-from sepprior.many.work import Loaded, Part, Task, fit, load, prior_of
+from sepprior.many.work import Loaded, Part, Task, fit, load
 
 READ_AHEAD = 2
 """Jobs read before they are needed; with the one in work, all that memory holds."""
@@ -23,7 +23,7 @@ def do_locally(jobs: Iterator[Job], task: Task) -> Generator[tuple[Job, Part]]:
     Raises:
         SeppriorError: an input or an option cannot be used.
     """
-    prior = prior_of(task.prior, task.device, task.digest)
+    prior = task.load_prior()
 
     def read_next() -> tuple[Job, Loaded] | None:
         job = next(jobs, None)

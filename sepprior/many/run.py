@@ -18,6 +18,7 @@ from sepprior.many.local import do_locally
 from sepprior.many.plan import Cut, Inputs, Job, Plan
 from sepprior.many.store import TableStore
 from sepprior.many.work import Part, Skipped, Task, file_digest, no_rows, prior_of
+from sepprior.signals import Signal
 from sepprior.tracking import FitOptions
 from sepprior.tracking.windows import check_grid
 
@@ -56,6 +57,7 @@ def separate_many(
     sample_rate: float | None = None,
     column: str | None = None,
     options: FitOptions | None = None,
+    label: str | None = None,
     device: str = "auto",
     engine: Engine = "local",
     workers: int | None = None,
@@ -80,7 +82,9 @@ def separate_many(
         hop: samples from window to window, by default `window`.
         sample_rate: Hz, for files that do not tell; by default the prior's.
         column: of the samples in each file.
-        options: how to fit.
+        options: how to fit. A function as the signal must be a plain one of a file, so
+            that a resumed run can tell that it is the same.
+        label: kind of noise, for a prior trained with labels; inferred by default.
         device: where to compute.
         engine: "local", or "dask" for a cluster of processes or machines.
         workers: processes of a local Dask cluster, by default one per GPU or core.
@@ -102,11 +106,13 @@ def separate_many(
     if workers is not None and scheduler is not None:
         raise SeppriorError("give --workers or --scheduler, not both")
     digest = file_digest(prior)
-    loaded = prior_of(str(prior), device, digest)
+    loaded = prior_of(str(prior), device, digest, label)
     window = loaded.window if window is None else window
     cut = Cut(window, window if hop is None else hop, sample_rate, column)
     check_grid(cut.window, cut.hop)
-    task = Task(str(prior), digest, device, cut, options or FitOptions(), keep_going)
+    options = options or FitOptions()
+    task = Task(str(prior), digest, device, cut, options, label, keep_going)
+    signal = signal_identity(options.signal)
     no_rows(task, loaded)  # a mistake in the options is an error before anything else
     found = Inputs.survey(list_files(inputs))
     identity = {
@@ -114,11 +120,30 @@ def separate_many(
         "prior": digest,
         "inputs": found.digest,
         **asdict(cut),
-        **asdict(task.options),
+        **asdict(options),
+        "signal": signal,
+        "label": label,
     }
     store = TableStore(Path(table), identity, resume=resume)
     plan = Plan(found, cut, store.extents, store.learned)
     return _progress(plan, store, task, engine, workers, scheduler)
+
+
+def signal_identity(signal: Signal) -> str:
+    """What tells a signal from all others: its name, or a function and its file.
+
+    Raises:
+        SeppriorError: the function is not told by a file alone.
+    """
+    if isinstance(signal, str):
+        return signal
+    code = getattr(signal, "__code__", None)
+    if code is None or code.co_freevars or not Path(code.co_filename).is_file():
+        raise SeppriorError(
+            f"signal '{getattr(signal, '__name__', signal)}': a table needs a plain "
+            "function that stands in a file, without values from around it"
+        )
+    return f"{code.co_name} of a file with SHA-256 {file_digest(code.co_filename)}"
 
 
 def _progress(

@@ -18,7 +18,7 @@ from sepprior.checkpoint import load_prior
 from sepprior.data import MeasurementStream, open_measurements
 from sepprior.errors import SeppriorError
 from sepprior.many.plan import Cut, Job, Piece, opened
-from sepprior.priors import Prior
+from sepprior.priors import Prior, with_label
 from sepprior.rates import check_sample_rate
 from sepprior.tracking import (
     FitOptions,
@@ -43,7 +43,8 @@ class Task:
         digest: SHA-256 of that file.
         device: where to compute: "auto", "cpu", "cuda", ...
         cut: how inputs are read and cut.
-        options: how windows are fitted.
+        options: how windows are fitted; a function as the signal is sent with it.
+        label: kind of noise, for a prior trained with labels; None to infer it.
         keep_going: whether inputs that cannot be used are left out, not errors.
     """
 
@@ -52,7 +53,12 @@ class Task:
     device: str
     cut: Cut
     options: FitOptions
+    label: str | None
     keep_going: bool
+
+    def load_prior(self) -> Prior:
+        """The prior, with its label fixed if one was given."""
+        return prior_of(self.prior, self.device, self.digest, self.label)
 
 
 @dataclass(frozen=True)
@@ -113,18 +119,20 @@ def file_digest(path: str | Path) -> str:
 
 
 @lru_cache(maxsize=1)
-def prior_of(path: str, device: str, digest: str) -> Prior:
+def prior_of(path: str, device: str, digest: str, label: str | None = None) -> Prior:
     """The prior, loaded once per process.
 
     Raises:
-        SeppriorError: it cannot be read, or is another one than `digest` says.
+        SeppriorError: it cannot be read, is another one than `digest` says, or does
+            not know the label.
     """
     if file_digest(path) != digest:
         raise SeppriorError(
             f"{path}: is not the prior that the run began with; all workers need the "
             "same file under this path"
         )
-    return load_prior(path, device=device)
+    prior = load_prior(path, device=device)
+    return prior if label is None else with_label(prior, label)
 
 
 def do(job: Job, task: Task) -> Part:
@@ -133,7 +141,7 @@ def do(job: Job, task: Task) -> Part:
     Raises:
         SeppriorError: an input or an option cannot be used.
     """
-    prior = prior_of(task.prior, task.device, task.digest)
+    prior = task.load_prior()
     return fit(load(job, task, prior), task, prior)
 
 

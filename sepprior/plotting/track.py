@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sepprior.formatting import units_of
 from sepprior.plotting.style import (
     BLUE,
     GREY,
@@ -52,43 +53,49 @@ class _Curve:
 
 
 def plot_track(track: TrackSummary, path: str | Path | None = None) -> Figure:
-    """Five panels of one track.
+    """The panels of one track.
 
-    (a) amplitude, (b) frequency and (c) phase over time with their 95 % bands, of the
-    windows in which a signal was detected; (d) spectrogram of the measurement and (e)
-    of the noise that is left.
+    The signal's parameters over time with their 95 % bands, of the windows in which a
+    signal was detected: amplitude, frequency and what else the form has but the bias,
+    or all parameters of a function; the phase, where it is followed; the spectrograms
+    of the measurement and of the noise that is left.
 
     Args:
         track: the track.
         path: where to save the figure as well, if given.
     """
-    figure = new_figure(11, 13)
-    rows = figure.add_gridspec(5, 2, width_ratios=[60, 1])
+    groups = _groups(track)
+    count = len(groups) + bool(track.lines) + 2
+    figure = new_figure(11, 2.6 * count)
+    rows = figure.add_gridspec(count, 2, width_ratios=[60, 1])
     first: Axes | None = None
     panels = []
-    for row in range(5):
+    for row in range(count):
         axes = figure.add_subplot(rows[row, 0], sharex=first)
         first = first or axes
         panels.append(axes)
-    amplitude, frequency, phase, before, after = panels
-    _draw(amplitude, track, "amplitude")
-    prepare(amplitude, y="amplitude\n(data units)", title="a  amplitude")
-    _draw(frequency, track, "frequency")
-    prepare(frequency, y="frequency (Hz)", title="b  frequency")
-    frequency.ticklabel_format(axis="y", useOffset=False)
-    _draw_phase(phase, track)
-    prepare(phase, y="phase (rad)", title=f"c  {_phase_title(track)}")
-    for axes in (amplitude, frequency, phase):
+    *curves, before, after = panels
+    letters = iter("abcdefghijklmnopqrstuvwxyz")
+    for axes, (stem, names) in zip(curves, groups.items(), strict=False):
+        _draw(axes, track, names)
+        words = stem.replace("_", " ")
+        prepare(axes, y=f"{words}{_unit(stem)}", title=f"{next(letters, '')}  {words}")
+        axes.ticklabel_format(axis="y", useOffset=False)
+    if track.lines:
+        _draw_phase(curves[-1], track)
+        title = f"{next(letters, '')}  {_phase_title(track)}"
+        prepare(curves[-1], y="phase (rad)", title=title)
+    for axes in curves:
         if axes.get_legend_handles_labels()[0]:
             legend_above(axes, columns=4)
     colours = _colour_range(track)
     _draw_spectrogram(before, track.before, colours, track)
-    prepare(before, y="frequency (Hz)", title="d  measurement")
+    title = f"{next(letters, '')}  measurement"
+    prepare(before, y="frequency (Hz)", title=title)
     image = _draw_spectrogram(after, track.after, colours, track)
-    prepare(
-        after, x="time (s)", y="frequency (Hz)", title="e  after removal of the signal"
-    )
-    bar = figure.colorbar(image, cax=figure.add_subplot(rows[3:, 1]))
+    title = f"{next(letters, '')}  after removal of the signal"
+    prepare(after, x="time (s)", y="frequency (Hz)", title=title)
+    bar = figure.colorbar(image, cax=figure.add_subplot(rows[-2:, 1]))
     bar.set_label("power density (dB re 1 unit²/Hz)", fontsize=9, color=INK)
     bar.ax.tick_params(labelsize=8, labelcolor=INK)
     for axes in panels[:-1]:
@@ -113,39 +120,68 @@ def _phase_title(track: TrackSummary) -> str:
     return f"phase relative to {', '.join(named)}" if named else "phase"
 
 
-def _label(end: str) -> str:
-    return f"sinusoid {end[1:]}" if end else "value"
+def _groups(track: TrackSummary) -> dict[str, list[str]]:
+    """Names of the parameters that share a panel, by what they have in common."""
+    if not track.lines:
+        return {name: [name] for name in track.parameters}
+    groups: dict[str, list[str]] = {}
+    # A frequency that changes in a window is drawn as it is at the centre.
+    changing = {line.source: line.frequency for line in track.lines if line.rate}
+    for name in track.parameters:
+        ends = [line.end for line in track.lines if line.end]
+        end = next((end for end in ends if name.endswith(end)), "")
+        stem = name.removesuffix(end)
+        if stem not in ("phase", "bias"):
+            groups.setdefault(stem, []).append(changing.get(name, name))
+    return groups
 
 
-def _colour(track: TrackSummary, end: str) -> str:
-    return _COLOURS[track.line_suffixes.index(end) % len(_COLOURS)]
+def _unit(stem: str) -> str:
+    unit = units_of(stem) or ("data units" if stem == "amplitude" else "")
+    return f"\n({unit})" if unit else ""
 
 
-def _draw(axes: Axes, track: TrackSummary, name: str) -> None:
-    for end in track.line_suffixes:
-        value, low, high = (
-            np.where(track.detected, track.column(f"{name}{end}{part}"), np.nan)
-            for part in ("", "_low", "_high")
-        )
+def _label(track: TrackSummary, name: str) -> str:
+    """What a curve shows: one of several sinusoids or harmonics, or the only value."""
+    for line in track.lines:
+        if line.end and name.endswith(line.end):
+            kind = "sinusoid" if line.source.endswith(line.end) else "harmonic"
+            return f"{kind} {line.end[1:]}"
+    return "value"
+
+
+def _colour(number: int) -> str:
+    return _COLOURS[number % len(_COLOURS)]
+
+
+def _draw(axes: Axes, track: TrackSummary, names: list[str]) -> None:
+    for number, name in enumerate(names):
+        value = np.where(track.detected, track.column(name), np.nan)
+        if f"{name}_low" in track.table:
+            low, high = track.column(f"{name}_low"), track.column(f"{name}_high")
+        else:
+            half = _Z95 * track.column(f"{name}_stderr")
+            low, high = value - half, value + half
+        low, high = (np.where(track.detected, end, np.nan) for end in (low, high))
         curve = _curve(track.column("centre"), value, low, high)
-        _draw_curve(axes, curve, colour=_colour(track, end), label=_label(end))
-    _draw_unseen(axes, track, name)
+        _draw_curve(axes, curve, colour=_colour(number), label=_label(track, name))
+    _draw_unseen(axes, track, names)
 
 
-def _draw_unseen(axes: Axes, track: TrackSummary, name: str) -> None:
+def _draw_unseen(axes: Axes, track: TrackSummary, names: list[str]) -> None:
     """Answers of windows without a detected signal, as far as they lie in the panel."""
     missed = ~track.detected
     if not 0 < missed.sum() <= _POINTS:
         return
     limits = axes.get_ylim()
-    for end in track.line_suffixes:
+    for name in names:
         axes.plot(
             track.column("centre")[missed],
-            track.column(f"{name}{end}")[missed],
+            track.column(name)[missed],
             "x",
             color=GREY,
             markersize=4,
-            label="not detected" if end == track.line_suffixes[0] else None,
+            label="not detected" if name == names[0] else None,
         )
     if not missed.all():
         axes.set_ylim(limits)
@@ -153,23 +189,25 @@ def _draw_unseen(axes: Axes, track: TrackSummary, name: str) -> None:
 
 def _draw_phase(axes: Axes, track: TrackSummary) -> None:
     centre = track.column("centre")
-    for end in track.line_suffixes:
+    for number, line in enumerate(track.lines):
+        end = line.end
         value = track.column(f"unwrapped_phase{end}")
         half = _Z95 * track.column(f"centre_phase{end}_stderr")
         broken = track.uncertain_steps(end)
         curve = _curve(centre, value, value - half, value + half, breaks=broken)
-        _draw_curve(axes, curve, colour=_colour(track, end), label=_label(end))
+        label = _label(track, f"phase{end}")
+        _draw_curve(axes, curve, colour=_colour(number), label=label)
         places = np.flatnonzero(broken)
         if 0 < len(places) <= _MARKED_STEPS:
             known = np.flatnonzero(np.isfinite(value))
-            for number, place in enumerate(places):
+            for count, place in enumerate(places):
                 before = known[np.searchsorted(known, place) - 1]
                 axes.axvline(
                     0.5 * (centre[before] + centre[place]),
                     color=ORANGE,
                     linewidth=0.9,
                     linestyle=":",
-                    label=None if number else "number of cycles not certain",
+                    label=None if count else "number of cycles not certain",
                 )
 
 

@@ -4,7 +4,7 @@ Frequencies are in Hz, phases in radians, times in seconds. The solvers see each
 signal through one contract, `Form`.
 """
 
-from sepprior.signals.build import build_form
+from sepprior.signals.build import Bounds, Expected, Signal, Values, build_form
 from sepprior.signals.constrained import Constrained
 from sepprior.signals.form import Form, Geometry
 from sepprior.signals.formulas import chirp, damped_sinusoid, harmonics
@@ -24,14 +24,18 @@ from sepprior.signals.sinusoids import (
 
 __all__ = [
     "PER_SINUSOID",
+    "Bounds",
     "Chirp",
     "Constrained",
     "DampedSinusoid",
+    "Expected",
     "Form",
     "FunctionForm",
     "Geometry",
     "Harmonics",
+    "Signal",
     "Sinusoids",
+    "Values",
     "build_form",
     "chirp",
     "damped_sinusoid",

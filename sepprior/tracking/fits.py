@@ -6,7 +6,7 @@ Dimensions: B windows in a batch, N samples in a window.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +17,9 @@ from sepprior.data.series import Values
 from sepprior.errors import SeppriorError
 from sepprior.priors import Prior
 from sepprior.separation import BATCH_WINDOWS, separate
-from sepprior.tracking.rows import rows_of
+from sepprior.signals import Bounds, Expected, Signal
+from sepprior.signals import Values as Known
+from sepprior.tracking.rows import lines_of, rows_of
 from sepprior.tracking.windows import WindowBatch, iterate_windows
 
 if TYPE_CHECKING:
@@ -35,18 +37,30 @@ CPU_WINDOWS = 64
 class FitOptions:
     """How every window is fitted; see `sepprior.separate`.
 
+    Times and phases of the signal are counted from the first sample of each window.
+
     Attributes:
+        signal: name of the form, or a function of time and parameters.
         fmin: lowest frequency to search, Hz (default: one cycle in a window).
         fmax: highest frequency to search, Hz (default: just below Nyquist).
-        components: number of sinusoids.
+        components: number of sinusoids or harmonics.
+        bounds: lowest and highest value of parameters by name.
+        fixed: values of parameters that are known.
+        guess: values to start from.
+        expected: mean and standard deviation of Gaussian priors on parameters.
         objective: "joint" or "plain".
         starts: periodogram peaks that are followed.
         seed: seed of the random proposals for z.
     """
 
+    signal: Signal = "sinusoid"
     fmin: float | None = None
     fmax: float | None = None
     components: int = 1
+    bounds: Bounds = field(default_factory=dict)
+    fixed: Known = field(default_factory=dict)
+    guess: Known = field(default_factory=dict)
+    expected: Expected = field(default_factory=dict)
     objective: str = "joint"
     starts: int | None = None
     seed: int = 0
@@ -62,8 +76,9 @@ class WindowFits:
             `samples` (that are not missing), then the columns of
             `Separation.to_frame`, with several sinusoids in ascending order of
             frequency, and `centre_phase` with its `_stderr`: the phase at the centre,
-            where its error and that of the frequency are least correlated. A window
-            that cannot be fitted has NaN there, and the reason as its `status`.
+            where its error and that of the frequency are least correlated (of a chirp
+            also `centre_frequency`; of a function neither). A window that cannot be
+            fitted has NaN there, and the reason as its `status`.
         signal: fitted signal, NaN in windows that were not fitted, shape (B, N).
         residual: noise without its coherent part, NaN also where samples are missing,
             shape (B, N).
@@ -162,7 +177,7 @@ def fit_windows(
         if len(rows):
             result = _separate(windows.x[rows], prior, sample_rate, options)
             signal[rows], residual[rows] = result.signal, result.residual
-            frames.append(rows_of(result).set_index(rows))
+            frames.append(_rows(result, options).set_index(rows))
     rows = np.flatnonzero(~usable)
     if len(rows):
         frames.append(_blank(windows, prior, sample_rate, options).loc[[0] * len(rows)])
@@ -192,14 +207,23 @@ def _separate(
     return separate(
         x,
         prior,
+        signal=options.signal,
         sample_rate=rate,
         fmin=options.fmin,
         fmax=options.fmax,
         components=options.components,
+        bounds=options.bounds,
+        fixed=options.fixed,
+        guess=options.guess,
+        expected=options.expected,
         objective=options.objective,
         starts=options.starts,
         seed=options.seed,
     )
+
+
+def _rows(result: Separation, options: FitOptions) -> pandas.DataFrame:
+    return rows_of(result, lines_of(options.signal, options.components))
 
 
 def _fault(row: NDArray[np.float64]) -> str | None:
@@ -222,7 +246,7 @@ def _blank(
 
     # The columns are those of a fit, so one is made, of white noise.
     noise = np.random.default_rng(0).standard_normal((1, windows.x.shape[1]))
-    row = rows_of(_separate(noise, prior, rate, options))
+    row = _rows(_separate(noise, prior, rate, options), options)
     for name, column in row.items():
         empty = {"f": np.nan, "b": False, "i": 0}.get(column.dtype.kind, "none")
         row[name] = pd.Series([empty]).astype(column.dtype)

@@ -27,6 +27,9 @@ at random, by a variance q per second, departs from the mean of the two ends by 
 of variance ``(2 pi)^2 q D^3 / 12`` (a Brownian bridge integrated). q is what the steps
 of the frequency have in excess of their errors, in the median of all steps.
 
+Where rates of change c, c' were fitted too (a chirp), their drift is taken off first,
+and the advance is that of the cubic through both ends, ``2 pi D^2 (c - c') / 12`` more.
+
 Dimensions: K windows.
 """
 
@@ -84,6 +87,8 @@ def unwrap(
     usable: NDArray[np.bool_],
     duration: float,
     epoch: float,
+    steady: bool = True,
+    rate: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
 ) -> Phase:
     """Count the cycles from window to window.
 
@@ -96,6 +101,11 @@ def unwrap(
         usable: windows that hold the line; the count goes over the others, shape (K,).
         duration: T, length of a window, s.
         epoch: time at which the phase of the reference is zero, s.
+        steady: whether the windows were fitted with a steady sinusoid, so that the
+            errors of those that overlap are correlated as above; else they are taken
+            to be independent.
+        rate: fitted change of the frequency, Hz/s, and its standard error, shape (K,)
+            each; by default none was fitted.
     """
     value, probability = np.full((2, len(centre)), np.nan)
     rows = np.flatnonzero(
@@ -112,10 +122,19 @@ def unwrap(
     # Relative to the reference nothing is lost to rounding in long recordings.
     relative = wrap(psi - 2 * np.pi * np.remainder(reference * (t - epoch), 1.0))
     advance = np.pi * step * ((f[:-1] - reference) + (f[1:] - reference))
+    shift = step / duration if steady else np.ones_like(step)
+    variance = step_variance(step, sf, sp, shift=shift)
+    drift, drift_stderr = np.zeros((2, len(step)))
+    if rate is not None:
+        c, sc = (values[rows] for values in rate)
+        error = np.hypot(sc[:-1], sc[1:])
+        drift, drift_stderr = 0.5 * step * (c[:-1] + c[1:]), 0.5 * step * error
+        bend = 2 * np.pi * step**2 / 12
+        advance -= bend * np.diff(c)
+        variance += (bend * error) ** 2
+    variance += _wander(step, np.diff(f) - drift, sf, drift_stderr, shift=shift)
     remainder = wrap(np.diff(relative) - advance)
     value[rows] = relative[0] + np.cumsum([0.0, *(advance + remainder)])
-    variance = step_variance(step, sf, sp, duration=duration)
-    variance += _wander(step, f, sf, duration=duration)
     probability[rows[1:]] = probability_of_count(remainder, variance)
     return Phase(reference, value, probability)
 
@@ -149,7 +168,7 @@ def step_variance(
     frequency_stderr: NDArray[np.float64],
     phase_stderr: NDArray[np.float64],
     *,
-    duration: float,
+    shift: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """Variance of ``psi' - psi - pi D (f + f')`` from the errors of the fits, rad^2.
 
@@ -157,9 +176,9 @@ def step_variance(
         step: D, s, shape (K - 1,).
         frequency_stderr: Hz, shape (K,).
         phase_stderr: rad, shape (K,).
-        duration: T, s.
+        shift: u, from window to window, shape (K - 1,).
     """
-    phases, frequencies, mixed = _overlap(step / duration)
+    phases, frequencies, mixed = _overlap(shift)
     sf, sf2 = frequency_stderr[:-1], frequency_stderr[1:]
     sp, sp2 = phase_stderr[:-1], phase_stderr[1:]
     of_phase = sp**2 + sp2**2 - 2 * phases * sp * sp2
@@ -184,17 +203,27 @@ def _overlap(
 
 def _wander(
     step: NDArray[np.float64],
-    frequency: NDArray[np.float64],
+    change: NDArray[np.float64],
     stderr: NDArray[np.float64],
+    drift_stderr: NDArray[np.float64],
     *,
-    duration: float,
+    shift: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Variance of the phase from wander of the line between the centres, rad^2."""
+    """Variance of the phase from wander of the line between the centres, rad^2.
+
+    Args:
+        step: D, s, shape (K - 1,).
+        change: steps of the frequency beyond its fitted drift, Hz, shape (K - 1,).
+        stderr: of the frequencies, Hz, shape (K,).
+        drift_stderr: of the drifts, Hz, shape (K - 1,).
+        shift: u, shape (K - 1,).
+    """
     if not len(step):
         return np.zeros(0)
-    _, correlation, _ = _overlap(step / duration)
+    _, correlation, _ = _overlap(shift)
     expected = (
         stderr[:-1] ** 2 + stderr[1:] ** 2 - 2 * correlation * stderr[:-1] * stderr[1:]
     )
-    rate = np.median((np.diff(frequency) ** 2 / _MEDIAN_CHI2 - expected) / step)
+    expected += drift_stderr**2
+    rate = np.median((change**2 / _MEDIAN_CHI2 - expected) / step)
     return (2 * np.pi) ** 2 * max(float(rate), 0.0) * step**3 / 12

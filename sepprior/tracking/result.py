@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepprior.formatting import format_table, format_uncertain, units_of
-from sepprior.tracking.rows import line_suffixes
+from sepprior.tracking.rows import Line
 from sepprior.tracking.spectrogram import Spectrogram
 
 if TYPE_CHECKING:
@@ -61,13 +61,14 @@ class TrackSummary:
             `unwrapped_phase`, at the centre, less ``2 pi f0 (centre - start of the
             recording)`` with f0 in `reference_frequency`; `cycle_probability` that the
             number of whole cycles since the last window with a phase is right, and
-            `cycle_certain`.
+            `cycle_certain`. Several oscillations have these with endings `_1`, ...
         start: time of the first sample, s.
         samples: M.
         sample_rate: Hz.
         window: samples in a window.
         hop: samples from window to window.
-        reference_frequency: f0 of each sinusoid, Hz; NaN if it was never detected.
+        lines: the oscillations of the signal whose phase is followed.
+        reference_frequency: f0 of each of them, Hz; NaN if it was never detected.
         before: spectrogram of the measurement.
         after: spectrogram of the noise.
         prior_info: which prior was used.
@@ -79,6 +80,7 @@ class TrackSummary:
     sample_rate: float
     window: int
     hop: int
+    lines: tuple[Line, ...]
     reference_frequency: tuple[float, ...]
     before: Spectrogram
     after: Spectrogram
@@ -95,9 +97,10 @@ class TrackSummary:
         )
 
     @property
-    def line_suffixes(self) -> list[str]:
-        """What the columns of each sinusoid end in: [""], or ["_1", "_2", ...]."""
-        return line_suffixes(list(self.table))
+    def parameters(self) -> list[str]:
+        """Names of the signal's parameters, which are columns of the table."""
+        names = [c.removesuffix("_low") for c in self.table if c.endswith("_low")]
+        return [name for name in names if f"{name}_stderr" in self.table]
 
     def column(self, name: str) -> NDArray[np.float64]:
         """A column of numbers or truth values of the table, shape (K,)."""
@@ -112,7 +115,7 @@ class TrackSummary:
         """Windows to which the phase steps by an uncertain number of cycles, (K,).
 
         Args:
-            end: what the columns of the sinusoid end in.
+            end: what the columns of the line end in.
         """
         stepped = np.isfinite(self.column(f"cycle_probability{end}"))
         return stepped & (self.column(f"cycle_certain{end}") == 0)
@@ -123,7 +126,7 @@ class TrackSummary:
 
     def summary(self) -> dict[str, Any]:
         """Medians and counts as plain types for JSON."""
-        names = _parameter_names(self)
+        names = self.parameters
         return {
             "windows": len(self),
             "window": self.window,
@@ -138,15 +141,15 @@ class TrackSummary:
             },
             "reference_frequency": list(self.reference_frequency),
             "uncertain_steps": {
-                f"phase{end}": int(self.uncertain_steps(end).sum())
-                for end in self.line_suffixes
+                f"phase{line.end}": int(self.uncertain_steps(line.end).sum())
+                for line in self.lines
             },
             "status": dict(Counter(self.table["status"]).most_common()),
             "prior": self.prior_info,
         }
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """Amplitude, frequency and phase over time, and both spectrograms.
+        """The parameters and phases over time, and both spectrograms.
 
         Args:
             path: where to save the figure as well, if given.
@@ -193,15 +196,6 @@ class Track(TrackSummary):
         return self.waveform.residual
 
 
-def _parameter_names(track: TrackSummary) -> list[str]:
-    """Names of the signal's parameters, as columns of the table."""
-    ends = ("_stderr", "_low")
-    names = [c.removesuffix("_low") for c in track.table if str(c).endswith("_low")]
-    return [
-        name for name in names if all(f"{name}{end}" in track.table for end in ends)
-    ]
-
-
 def _median(values: NDArray[np.float64]) -> float:
     """The median without NaN; NaN if there is nothing else."""
     values = values[~np.isnan(values)]
@@ -218,8 +212,10 @@ def _report(track: TrackSummary) -> str:
     rows = [
         ["name", "median", "+/- stderr of a window", "(5 % to 95 % of windows)", ""]
     ]
-    for name in _parameter_names(track):
-        if name.split("_")[0] == "phase":
+    # The phase at the first sample of a window means nothing for the whole.
+    phases = {f"phase{line.end}" for line in track.lines}
+    for name in track.parameters:
+        if name in phases:
             continue
         values = track.column(name)
         values = values[~np.isnan(values)]
@@ -230,8 +226,8 @@ def _report(track: TrackSummary) -> str:
         value, error, (low, high) = format_uncertain(middle, stderr, low, high)
         rows.append([name, value, f"+/- {error}", f"({low}, {high})", units_of(name)])
     lines = [head, format_table(rows)]
-    references = zip(track.line_suffixes, track.reference_frequency, strict=True)
-    lines += [_phase_in_words(track, end, f0) for end, f0 in references]
+    references = zip(track.lines, track.reference_frequency, strict=True)
+    lines += [_phase_in_words(track, line.end, f0) for line, f0 in references]
     counts = Counter(track.table["status"]).most_common()
     said = [f"  {n} of {total}: {s}" for s, n in counts[:STATUSES_IN_REPORT]]
     if len(counts) > STATUSES_IN_REPORT:

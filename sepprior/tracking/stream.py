@@ -13,13 +13,15 @@ from torch import Tensor
 from sepprior.checkpoint import resolve_device
 from sepprior.data.series import Values, check_values, sample_number
 from sepprior.errors import SeppriorError
-from sepprior.priors import Prior
+from sepprior.priors import Prior, with_label
 from sepprior.rates import check_sample_rate
 from sepprior.separation import prior_info
+from sepprior.signals import Bounds, Expected, Signal
+from sepprior.signals import Values as Known
 from sepprior.tracking.fits import FitOptions, fit_recording
 from sepprior.tracking.phase import unwrap
 from sepprior.tracking.result import Track, TrackSummary, Waveform
-from sepprior.tracking.rows import CENTRE_PHASE, line_suffixes
+from sepprior.tracking.rows import CENTRE_PHASE, Line, lines_of
 from sepprior.tracking.spectrogram import SpectrogramBuilder
 from sepprior.tracking.stitch import OverlapAdd
 from sepprior.tracking.windows import check_grid, count_windows
@@ -49,41 +51,57 @@ def track(
     x: ArrayLike | Tensor,
     prior: Prior,
     *,
+    signal: Signal = "sinusoid",
     window: int | None = None,
     hop: int | None = None,
     sample_rate: float | None = None,
     fmin: float | None = None,
     fmax: float | None = None,
     components: int = 1,
+    bounds: Bounds | None = None,
+    fixed: Known | None = None,
+    guess: Known | None = None,
+    expected: Expected | None = None,
     objective: str = "joint",
     starts: int | None = None,
     seed: int = 0,
+    label: str | None = None,
     device: str | None = None,
     start: float = 0.0,
 ) -> Track:
-    """Follow sinusoids through a long recording, window by window.
+    """Follow a signal through a long recording, window by window.
 
     Every window is fitted by itself, as `separate` does it: a window's answer and error
     bars owe nothing to its neighbours, so a sudden change of the line is not smoothed
-    away. Errors of windows that overlap are correlated. Within a window the line is
-    taken to be steady: choose windows in which it is.
+    away. Errors of windows that overlap are correlated. Within a window the signal is
+    taken to have its form: for sinusoids, choose windows in which they are steady.
 
     The waveforms of the windows are joined by overlap-add with weights that add up to
-    one at every sample. The phase is unwrapped by the frequencies of the windows, and
-    every step says how probable its number of cycles is.
+    one at every sample. Phases are unwrapped by the frequencies of the windows, and
+    every step says how probable its number of cycles is; those of a function of yours
+    are not known, and not unwrapped.
 
     Args:
         x: shape (M,), data units; NaN marks missing samples.
         prior: from `load_prior` or `train_noise`.
+        signal: "sinusoid", "harmonics", "damped", "chirp", or a function f(t, a, b,
+            ...) of torch operations, as for `separate`; t, and phases, are counted
+            from the first sample of each window.
         window: samples in a window (default: the prior's).
         hop: samples from window to window (default: half a window).
         sample_rate: Hz; must be the prior's (default).
         fmin: lowest frequency to search, Hz (default: one cycle in a window).
         fmax: highest frequency to search, Hz (default: just below Nyquist).
-        components: number of sinusoids.
+        components: number of sinusoids or harmonics.
+        bounds: lowest and highest value of parameters by name, in every window.
+        fixed: values of parameters that are known, in every window.
+        guess: values to start from.
+        expected: mean and standard deviation of Gaussian priors on parameters.
         objective: "joint" or "plain"; see `separate`.
         starts: periodogram peaks that are followed.
         seed: seed of the random proposals for z.
+        label: kind of noise, for a prior trained with labels; inferred for each window
+            by default.
         device: where to compute; default: where the prior is.
         start: time of the first sample, s.
 
@@ -92,6 +110,8 @@ def track(
     """
     if device is not None:
         prior = prior.to(resolve_device(device))
+    if label is not None:
+        prior = with_label(prior, label)
     raw = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asanyarray(x)
     if raw.ndim != 1 or raw.dtype.kind not in "fiub":
         raise SeppriorError(
@@ -101,15 +121,20 @@ def track(
     values = np.asarray(raw, dtype=np.float64)
     check_values(values, what="x", where=sample_number)
     grid = grid_for(prior, window=window, hop=hop, sample_rate=sample_rate, start=start)
-    signal, residual = np.full((2, len(values)), np.nan)
+    separated, residual = np.full((2, len(values)), np.nan)
     blocks = track_blocks(
         values,
         prior,
         grid,
         options=FitOptions(
+            signal=signal,
             fmin=fmin,
             fmax=fmax,
             components=components,
+            bounds=bounds or {},
+            fixed=fixed or {},
+            guess=guess or {},
+            expected=expected or {},
             objective=objective,
             starts=starts,
             seed=seed,
@@ -122,14 +147,14 @@ def track(
             summary: TrackSummary = end.value
             break
         part = slice(block.first, block.first + len(block.signal))
-        signal[part], residual[part] = block.signal, block.residual
+        separated[part], residual[part] = block.signal, block.residual
     return Track(
         **vars(summary),
         waveform=Waveform(
             first=0,
             windows=len(summary),
             measurement=values,
-            signal=signal,
+            signal=separated,
             residual=residual,
         ),
     )
@@ -232,6 +257,7 @@ def track_blocks(
         yield block_of(joined.add(waves, fits.fitted))
     yield block_of(joined.finish())
     table = pd.concat(tables, ignore_index=True)
+    lines = lines_of(options.signal, options.components)
     return TrackSummary(
         table=table,
         start=grid.start,
@@ -239,7 +265,8 @@ def track_blocks(
         sample_rate=grid.sample_rate,
         window=grid.window,
         hop=grid.hop,
-        reference_frequency=_add_phases(table, grid),
+        lines=lines,
+        reference_frequency=_add_phases(table, grid, lines),
         before=before.finish(),
         after=after.finish(),
         prior_info=prior_info(prior),
@@ -251,25 +278,28 @@ def windows_in(values: Values, grid: Grid) -> int:
     return count_windows(len(values), window=grid.window, hop=grid.hop)
 
 
-def _add_phases(table: pandas.DataFrame, grid: Grid) -> tuple[float, ...]:
-    """Unwrap the phase of each sinusoid into new columns; its reference frequencies."""
+def _add_phases(
+    table: pandas.DataFrame, grid: Grid, lines: tuple[Line, ...]
+) -> tuple[float, ...]:
+    """Unwrap the phase of each line into new columns; the reference frequencies."""
     status = table.pop("status")
     references = []
-    for end in line_suffixes(list(table)):
+    for line in lines:
+        end, name = line.end, line.frequency
+        rate = None
+        if line.rate is not None:
+            rate = table[line.rate].to_numpy(), table[f"{line.rate}_stderr"].to_numpy()
         phase = unwrap(
-            *(
-                table[name].to_numpy()
-                for name in (
-                    "centre",
-                    f"frequency{end}",
-                    f"frequency{end}_stderr",
-                    f"{CENTRE_PHASE}{end}",
-                    f"{CENTRE_PHASE}{end}_stderr",
-                )
-            ),
+            table["centre"].to_numpy(),
+            line.order * table[name].to_numpy(),
+            line.order * table[f"{name}_stderr"].to_numpy(),
+            table[f"{CENTRE_PHASE}{end}"].to_numpy(),
+            table[f"{CENTRE_PHASE}{end}_stderr"].to_numpy(),
             usable=table["detected"].to_numpy(),
             duration=grid.window / grid.sample_rate,
             epoch=grid.start,
+            steady=line.steady,
+            rate=rate,
         )
         table[f"unwrapped_phase{end}"] = phase.value
         table[f"cycle_probability{end}"] = phase.probability
