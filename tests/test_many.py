@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 import sepprior
 from sepprior.cli import main
+from sepprior.cli.many import _without
 from sepprior.errors import SeppriorError
 from sepprior.many import cluster, local, plan, separate_many, work
 from sepprior.signals import sinusoid
@@ -303,6 +304,20 @@ def test_bad_files_are_errors_or_left_out(tmp_path, prior, monkeypatch):
     again = command("--resume", "--keep-going", "--json")
     assert json.loads(again.stdout) == told
     assert again.exit_code == 3
+
+
+def test_the_list_of_bad_files_names_each_once(tmp_path, prior, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path / "in/a.csv", series())
+    short = pd.DataFrame({"time": np.arange(10) / SAMPLE_RATE, "v": np.arange(10.0)})
+    short.to_csv("in/ten.csv", index=False)
+    args = ["separate", "in", "--table", "t", "--prior", str(prior), "--keep-going"]
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == 3
+    assert result.stderr.splitlines()[-1].startswith("  in/ten.csv: column 'v': ")
+    # A longer name that begins alike is another file's, and stays.
+    assert _without("in/a.csv.gz: is damaged", "in/a.csv") == "in/a.csv.gz: is damaged"
+    assert _without("in/a.csv: is damaged", "in/a.csv") == "is damaged"
 
 
 def test_nothing_but_bad_files_is_a_table_without_rows(tmp_path, prior):

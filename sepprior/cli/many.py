@@ -136,4 +136,5 @@ def _list_skipped(skipped: Sequence[Skipped]) -> None:
 
 def _without(reason: str, path: str) -> str:
     """The reason, without the name of the file where it begins with that."""
-    return reason.removeprefix(path).removeprefix(":").strip()
+    rest = reason.removeprefix(path)
+    return rest[1:].strip() if rest[:1] in (":", ",") else reason
