@@ -6,6 +6,7 @@ correct program falls outside it is given beside it.
 
 import itertools
 import pickle
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -32,6 +33,7 @@ from sepprior.benchmark import (
     run_jobs,
     scores,
     summary,
+    tables,
     to_markdown,
 )
 from sepprior.benchmark import noise as recipe
@@ -744,6 +746,19 @@ def test_summary_of_known_errors():
     assert share == pytest.approx(0.1, abs=0.01)
     assert lost["frequency"] == pytest.approx(1, abs=0.06)
     assert lost["frequency_68"] < good["frequency_68"] - 0.04
+    # The shares stand with their intervals, here against scipy's own.
+    hits = round(lost["outliers"] * lost["trials_strong"])
+    exact = binomtest(hits, int(lost["trials_strong"])).proportion_ci(0.95)
+    assert (lost["outliers_from"], lost["outliers_to"]) == pytest.approx(tuple(exact))
+    for p in PARAMETERS:
+        assert good[f"{p}_68_from"] < 0.68 < good[f"{p}_68_to"]
+        assert good[f"{p}_95_from"] < 0.95 < good[f"{p}_95_to"]
+        assert bad[f"{p}_68_to"] < 0.68 and bad[f"{p}_95_to"] < 0.95
+    told = tables.grid(
+        pd.DataFrame([lost]), ("outliers", "frequency_68"), intervals=True
+    )
+    pattern = r"0\.1\d \(0\.\d\d-0\.1\d\)/0\.6\d \(0\.\d\d-0\.6\d\)"
+    assert re.fullmatch(pattern, told["white 10 s"][0])
 
 
 class StubParameter:

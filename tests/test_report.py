@@ -98,6 +98,20 @@ def test_marks_say_what_is_surely_better_or_worse(page):
     assert lines["curve_fit"][1] == "bad"
 
 
+def test_shares_stand_with_their_intervals(page):
+    table = page[page.index("Share of outliers") : page.index('id="threshold"')]
+    for text in re.findall(r"<td class=\"\">(.*?)</td>", table):
+        shares, ends = text.removesuffix("</small>").split("<br><small>")
+        for share, pair in zip(shares.split("/"), ends.split(" / "), strict=True):
+            low, high = map(float, pair.split("-"))
+            assert low <= float(share) <= high and high - low > 0.05  # of 40 trials
+    table = page[page.index("Coverage of the 68 %") : page.index('id="detection"')]
+    lines = {line.split("<")[0]: line for line in table.split("<tr><td>")[1:]}
+    # Least squares that takes noise with memory for white is sure of too much.
+    assert 'class="bad"' in lines["curve_fit"]
+    assert 'class="bad"' not in lines["oracle"]
+
+
 def test_curves_show_the_numbers(rows):
     colours = shown_methods(rows, list(WITHOUT_PRIOR))
     assert list(colours) == ["gls_scipy", "oracle", "curve_fit"]

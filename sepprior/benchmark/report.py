@@ -90,8 +90,9 @@ def report(
         f"better than <code>{reference}</code> in the same trials, red: worse (95 % "
         "paired bootstrap of the amplitude error).</p>",
         _accuracy(rows, table, reference),
-        "<p>Share of outliers (frequency off by more than 0.5 / T), strong / weak:</p>",
-        _grid(table, ("outliers", "outliers_weak"), {}),
+        "<p>Share of outliers (frequency off by more than 0.5 / T), strong / weak, "
+        "with their 95 % intervals:</p>",
+        _grid(table, ("outliers", "outliers_weak"), {}, intervals=True),
         _heading("threshold"),
         "<p>All trials, outliers included. Where the frequency is lost the curve "
         "leaves the bound.</p>",
@@ -102,8 +103,9 @@ def report(
         "level they state. Above the diagonal error bars are too wide, below it too "
         "narrow; the band is the scatter of a correct method.</p>",
         _svg(figures.coverage_figure(rows, colours, "frequency"), "c"),
-        "<p>Coverage of the 68 % intervals, amplitude / frequency / phase / bias:</p>",
-        _grid(table, tuple(f"{name}_68" for name in figures.PARAMETERS), {}),
+        "<p>Coverage of the 68 % intervals, amplitude / frequency / phase / bias. Red: "
+        "at least one is surely not 68 %, its own 95 % interval being beside that.</p>",
+        _coverage(table, tuple(f"{name}_68" for name in figures.PARAMETERS), 0.68),
         _heading("detection"),
         "<p>Share of the signals told from noise alone at 1 % false alarms.</p>",
         _svg(figures.detection_figure(rows, colours), "d"),
@@ -175,12 +177,23 @@ def _accuracy(rows: pd.DataFrame, table: pd.DataFrame, reference: str) -> str:
     return _grid(table, ("amplitude", "frequency"), marks)
 
 
+def _coverage(table: pd.DataFrame, columns: tuple[str, ...], level: float) -> str:
+    """The table of coverages, with the methods whose error bars do not hold."""
+    marks: dict[tuple[str, str, float], str] = {}
+    for row in table.to_dict("records"):
+        if any(row[f"{c}_from"] > level or row[f"{c}_to"] < level for c in columns):
+            marks[row["method"], row["scenario"], row["duration"]] = "bad"
+    return _grid(table, columns, marks)
+
+
 def _grid(
     table: pd.DataFrame,
     columns: tuple[str, ...],
     marks: Mapping[tuple[str, str, float], str],
+    *,
+    intervals: bool = False,
 ) -> str:
-    """A row per method and a column per cell."""
+    """A row per method and a column per cell; the intervals below their values."""
     cells = cast(
         list[tuple[str, float]],
         list(dict.fromkeys(zip(table["scenario"], table["duration"], strict=True))),
@@ -197,6 +210,12 @@ def _grid(
             key = (method, scenario, duration)
             row = indexed.get(key)
             text = "" if row is None else "/".join(_short(row[c]) for c in columns)
+            if row is not None and intervals:
+                ends = [
+                    f"{_short(row[f'{c}_from'])}-{_short(row[f'{c}_to'])}"
+                    for c in columns
+                ]
+                text += f"<br><small>{' / '.join(ends)}</small>"
             fields.append(f'<td class="{marks.get(key, "")}">{text}</td>')
         lines.append(f"<tr><td>{html.escape(method)}</td>{''.join(fields)}</tr>")
     return f'<div class="wide"><table>{"".join(lines)}</table></div>'

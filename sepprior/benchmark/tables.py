@@ -31,6 +31,8 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         is off by more than 0.5 / T. They are left out of the RMS errors.
         `amplitude_68`, `amplitude_95`, ...: coverage of the 68 % and 95 % intervals,
         over all trials with a signal.
+        `outliers_from`, `outliers_to`, `amplitude_68_from`, ...: ends of the 95 %
+        interval of each of these shares (Clopper and Pearson).
         `detected`: share of the trials with an amplitude below half of a strong one
         that are told from noise at 1 % false alarms.
         `false_alarms`: share of the trials without a signal for which the method
@@ -62,24 +64,32 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
                 row[name + suffix] = scores.rms_ratio(ratio, np.ones(ratio.size))
                 row[f"{name}{suffix}_from"] = float(low)
                 row[f"{name}{suffix}_to"] = float(high)
-            row["outliers" + suffix] = (
-                float(outlier[part].mean()) if part.any() else float("nan")
-            )
+            lost = float(outlier[part].mean()) if part.any() else float("nan")
+            row |= _rate("outliers" + suffix, lost, int(part.sum()))
         for name in PARAMETERS:
             stderr = group[f"{name}_stderr"].to_numpy()
-            row[f"{name}_68"] = scores.coverage(errors(group, name), stderr, 0.68)
-            row[f"{name}_95"] = scores.interval_coverage(
+            inside = scores.coverage(errors(group, name), stderr, 0.68)
+            row |= _rate(f"{name}_68", inside, len(group))
+            inside = scores.interval_coverage(
                 name,
                 group[name].to_numpy(),
                 group[f"{name}_true"].to_numpy(),
                 group[[f"{name}_low", f"{name}_high"]].to_numpy(),
             )
+            row |= _rate(f"{name}_95", inside, len(group))
         row |= _detection(group, noise)
         row["ms"] = 1e3 * group["seconds"].iloc[0]
         row["ms_alone"] = 1e3 * group["seconds_alone"].iloc[0]
         row["training_s"] = group["training_seconds"].iloc[0]
         table.append(row)
     return pd.DataFrame(table)
+
+
+def _rate(name: str, share: float, trials: int) -> dict[str, float]:
+    """A share of the trials and the ends of its 95 % interval, as columns."""
+    hits = round(share * trials) if trials else 0
+    low, high = scores.rate_interval(hits, trials)
+    return {name: share, f"{name}_from": low, f"{name}_to": high}
 
 
 def _detection(group: pd.DataFrame, noise: pd.DataFrame) -> dict[str, float]:
@@ -151,17 +161,25 @@ def compare(rows: pd.DataFrame, reference: str = "gls_scipy") -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def grid(table: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
+def grid(
+    table: pd.DataFrame, columns: tuple[str, ...], *, intervals: bool = False
+) -> pd.DataFrame:
     """The summary with a method per row and a cell per column, such as "1.02/0.98".
 
     Args:
         table: From `summary`.
         columns: Columns of the summary to put into each field.
+        intervals: Put the ends of its 95 % interval behind each, "0.62 (0.57-0.67)".
     """
-    fields = (
-        table[list(columns)].map(lambda value: f"{value:.2f}").agg("/".join, axis=1)
-    )
-    fields = fields.str.replace("nan", "-")
+    texts = []
+    for column in columns:
+        text = table[column].map("{:.2f}".format)
+        if intervals:
+            low, high = (table[f"{column}_{end}"] for end in ("from", "to"))
+            ends = low.map(" ({:.2f}-".format) + high.map("{:.2f})".format)
+            text = text.where(table[column].isna(), text + ends)
+        texts.append(text)
+    fields = pd.concat(texts, axis=1).agg("/".join, axis=1).str.replace("nan", "-")
     cells = [
         f"{scenario} {duration:g} s"
         for scenario, duration in zip(table["scenario"], table["duration"], strict=True)
