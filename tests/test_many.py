@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from sepprior.cli import main
 from sepprior.cli.many import _without
 from sepprior.errors import SeppriorError
 from sepprior.many import cluster, local, plan, separate_many, work
+from sepprior.many import run as run_module
 from sepprior.signals import sinusoid
 from tests.conftest import SAMPLE_RATE, WINDOW, coloured_noise
 from tests.test_stores import write_zarr
@@ -151,6 +153,40 @@ def test_small_files_share_batches(tmp_path, prior, monkeypatch):
     monkeypatch.setattr("sepprior.many.work.fit_windows", spy)
     run(tmp_path, prior, tmp_path / "t")
     assert sizes[1:] == [32, 32, 6]  # the first looks at the options
+
+
+class Disk:
+    """A store that takes as long as it is told to."""
+
+    def __init__(self, *, slow):
+        self.ready = threading.Event()
+        if not slow:
+            self.ready.set()
+
+    def write(self, name, part):
+        assert self.ready.wait(10)
+
+
+def test_a_part_is_reported_when_it_is_on_disk(monkeypatch):
+    drawn = []
+
+    def parts():
+        for number in range(4):
+            drawn.append(number)
+            yield plan.Job(str(number), ()), None
+
+    monkeypatch.setattr(run_module, "PROMPT", 10.0)
+    for job in run_module._written(parts(), Disk(slow=False)):
+        assert drawn[-1] == int(job.name)  # the next one is not waited for
+    # A disk that is slow does not stop the work, until too much waits for it.
+    drawn.clear()
+    monkeypatch.setattr(run_module, "PROMPT", 0.01)
+    slow = Disk(slow=True)
+    threading.Timer(0.3, slow.ready.set).start()
+    reported = run_module._written(parts(), slow)
+    assert next(reported).name == "0"
+    assert drawn == [0, 1, 2]
+    assert [job.name for job in reported] == ["1", "2", "3"]
 
 
 # --- resuming

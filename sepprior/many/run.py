@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +24,9 @@ from sepprior.tracking.windows import check_grid
 
 WRITTEN_BEHIND = 2
 """Parts that may wait for the disk."""
+PROMPT = 0.05
+"""Seconds that the computing waits for a part to be on disk, so that it is reported at
+once and not after the next one; a slow disk is written to meanwhile."""
 
 Engine = Literal["local", "dask"]
 
@@ -191,6 +194,7 @@ def _written(parts: Iterator[tuple[Job, Part]], store: TableStore) -> Iterator[J
     with ThreadPoolExecutor(1, "writer") as writer:
         for job, part in parts:
             waiting.append((job, writer.submit(store.write, job.name, part)))
+            wait([waiting[-1][1]], timeout=PROMPT)
             while waiting and (len(waiting) > WRITTEN_BEHIND or waiting[0][1].done()):
                 done, future = waiting.popleft()
                 future.result()
