@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import h5py
@@ -300,6 +301,35 @@ def test_resuming_with_anything_else_is_refused(tmp_path, prior, gaussian_prior)
         run(inputs, prior, tmp_path / "mine")
     (table / "_run.json").write_text("{")
     refused("is damaged")
+
+
+def test_memory_for_many_files_is_that_of_their_names(tmp_path, prior, monkeypatch):
+    """What grows with the number of files, fresh and resumed; the fits are left out."""
+    options = sepprior.tracking.FitOptions()
+    task = work.Task(str(prior), "", "cpu", plan.Cut(64, 64), options, None, False)
+    empty = work.no_rows(task, work.load_prior(prior, device="cpu"))
+    monkeypatch.setattr(local, "load", lambda job, task, prior: None)
+    monkeypatch.setattr(local, "fit", lambda *a: work.Part(empty))
+    monkeypatch.setattr(run_module, "no_rows", lambda *a: empty)
+
+    def peak(count, *, resume):
+        """Of a run of so many files; resumed, they are named by a pattern."""
+        folder = tmp_path / f"{count}"
+        folder.mkdir(exist_ok=True)
+        for number in range(0 if resume else count):
+            (folder / f"{number:06d}.npy").touch()
+        inputs = str(folder / "*.npy") if resume else folder
+        tracemalloc.start()
+        run(inputs, prior, tmp_path / f"t{count}", resume=resume)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    name = len(str(tmp_path)) + 20
+    peak(600, resume=False)  # loads and caches what every run needs
+    for resume, texts in ((False, 1), (True, 2)):  # a pattern's files are sorted
+        few, many = (peak(count, resume=resume) for count in (1000, 5000))
+        assert many - few < 4000 * (texts * name + 150)
 
 
 # --- bad files

@@ -57,24 +57,36 @@ def list_files(paths: str | Path | Iterable[str | Path]) -> Iterator[Path]:
         yield from _files(Path(given))
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path) -> Iterator[Path]:
+    """The files of one path; only their names are held, a `Path` takes far more."""
     if not path.exists():
         if glob.has_magic(str(path)):
-            return _matching(path)
+            yield from _matching(path)
+            return
         raise SeppriorError(f"{path}: no such file or folder")
     if not path.is_dir() or _is_store(path.name):
-        return [path]
+        yield path
+        return
+    names: list[str] = []
+    divided = results = False
     try:
         with os.scandir(path) as scanned:
-            entries = sorted((entry.name, entry.is_dir()) for entry in scanned)
+            for entry in scanned:
+                is_dir = entry.is_dir()
+                if _is_input(entry.name, is_dir):
+                    names.append(entry.name)
+                divided |= is_dir and "=" in entry.name
+                results |= entry.name.endswith(RESULT_ENDINGS)
     except OSError as error:
         raise SeppriorError(
             f"{path}: the folder cannot be read ({error.strerror})"
         ) from error
-    found = [path / name for name, is_dir in entries if _is_input(name, is_dir)]
-    if not found and any(is_dir and "=" in name for name, is_dir in entries):
-        found = _partitions(path)
-    if not found and any(name.endswith(RESULT_ENDINGS) for name, _ in entries):
+    if names:
+        names.sort()
+        yield from (path / name for name in names)
+        return
+    found = _partitions(path) if divided else []
+    if not found and results:
         raise SeppriorError(
             f"'{path}' holds nothing but results (*{', *'.join(RESULT_ENDINGS)}): "
             "name the folder of the measurements"
@@ -84,7 +96,7 @@ def _files(path: Path) -> list[Path]:
             f"{path}: the folder has no file of a known format; expected "
             f"{', '.join(_KNOWN)}"
         )
-    return found
+    yield from found
 
 
 def _is_store(name: str) -> bool:
@@ -97,16 +109,23 @@ def _is_input(name: str, is_dir: bool) -> bool:
     return known and is_dir == _is_store(name) and not name.startswith(".")
 
 
-def _matching(pattern: Path) -> list[Path]:
-    """Files and stores that match a pattern, sorted by name."""
-    matches = sorted(map(Path, glob.glob(str(pattern), recursive=True)))
-    found = [path for path in matches if _is_input(path.name, path.is_dir())]
+def _matching(pattern: Path) -> Iterator[Path]:
+    """Files and stores that match a pattern, sorted by the names of folders and file.
+
+    The separator sorts before every character, so that a folder's files stay together.
+    """
+    found = [
+        name
+        for name in glob.iglob(str(pattern), recursive=True)
+        if _is_input(os.path.basename(name), os.path.isdir(name))
+    ]
     if not found:
         raise SeppriorError(
             f"{pattern}: no file of a known format matches the pattern; expected "
             f"{', '.join(_KNOWN)}"
         )
-    return found
+    found.sort(key=lambda name: name.replace(os.sep, "\0"))
+    yield from map(Path, found)
 
 
 def _partitions(path: Path) -> list[Path]:

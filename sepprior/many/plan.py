@@ -115,8 +115,8 @@ class Inputs:
             digest.update(f"{path}\0{size}\0{changed}\n".encode())
         if not paths:
             raise SeppriorError("no files were given; expected at least one")
-        if len(set(paths)) < len(paths):
-            twice = next(a for a, b in pairwise(sorted(paths)) if a == b)
+        twice = next((a for a, b in pairwise(sorted(paths)) if a == b), None)
+        if twice is not None:
             raise SeppriorError(f"{twice}: is given twice; give each file once")
         return cls(paths, sizes, digest.hexdigest())
 

@@ -70,7 +70,8 @@ def separate_many(
 ) -> Iterator[Progress]:
     """Separate inputs of any number and size window by window, into one table.
 
-    Memory does not grow with the inputs. The table is a Parquet dataset: a folder of
+    Memory does not grow with the inputs, but for their names: a hundred bytes and the
+    length of the path for each file. The table is a Parquet dataset: a folder of
     parts that each appear whole. It has one row per window: `source` (the file),
     `measurement` (its name there), and the columns of `WindowFits.table`. A row does
     not depend on the engine, on the other inputs, or on whether the run was resumed,
@@ -160,19 +161,19 @@ def _progress(
     """Do what is left of a plan."""
     total = float(sum(plan.inputs.sizes))
     windows, done = 0, 0.0
-    resumed: deque[Job] = deque()
+    resumed: deque[tuple[str, float]] = deque()
 
     def remaining() -> Iterator[Job]:
         for job in plan.jobs():
             if job.name in store.done:
-                resumed.append(job)
+                resumed.append((job.name, job.size))
             else:
                 yield job
 
-    def news(job: Job, *, resumed: bool) -> Progress:
+    def news(name: str, size: float, *, resumed: bool) -> Progress:
         nonlocal windows, done
-        rows, skipped = store.done[job.name]
-        windows, done = windows + rows, done + job.size
+        rows, skipped = store.done[name]
+        windows, done = windows + rows, done + size
         return Progress(windows, done, total, skipped, resumed)
 
     if engine == "dask":
@@ -182,10 +183,10 @@ def _progress(
     with closing(parts):
         for job in _written(parts, store):
             while resumed:
-                yield news(resumed.popleft(), resumed=True)
-            yield news(job, resumed=False)
+                yield news(*resumed.popleft(), resumed=True)
+            yield news(job.name, job.size, resumed=False)
     while resumed:
-        yield news(resumed.popleft(), resumed=True)
+        yield news(*resumed.popleft(), resumed=True)
 
 
 def _written(parts: Iterator[tuple[Job, Part]], store: TableStore) -> Iterator[Job]:
