@@ -111,3 +111,20 @@ def continuum_autocovariance(
     # measured periodogram there, where no line can be told from the continuum.
     smooth[:CONTINUUM_PERIODOGRAM] = power[:CONTINUUM_PERIODOGRAM]
     return torch.from_numpy(np.fft.irfft(smooth, size)[:n_lags].copy())
+
+
+def expected_periodogram(autocovariance: Tensor, *, n_fft: int) -> Tensor:
+    """Expectation of a window's periodogram (Percival and Walden 1993, section 6.3).
+
+    Args:
+        autocovariance: shape (N,), squared data units.
+        n_fft: points of the transform, zero-padded.
+
+    Returns:
+        Shape (n_fft // 2 + 1,), squared data units per cycle per sample.
+    """
+    n = len(autocovariance)
+    lag = torch.arange(n, device=autocovariance.device)
+    tapered = autocovariance * (1.0 - lag / n)
+    spectrum = 2.0 * torch.fft.rfft(tapered, n_fft).real - tapered[0]
+    return spectrum.clamp_min(1e-12 * float(tapered[0]))

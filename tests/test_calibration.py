@@ -94,10 +94,10 @@ def flat(table: dict, method: str) -> np.ndarray:
 def test_a_right_prior_needs_no_correction(few):
     table = measure_calibration(gaussian(), noise(), joint=False, seed=0)
     assert set(table) == {"cycles", "gls", "robust"}
-    assert len(table["cycles"]) == len(BANDS)
+    assert len(table["cycles"]) == sum(low < 0.45 * N for low, _ in BANDS) >= 3
     for method in ("gls", "robust"):
         found = flat(table, method)
-        assert found.shape == (4, 2, 3)
+        assert found.shape == (4, 2, len(table["cycles"]))
         np.testing.assert_allclose(found, 1.0, atol=0.3)
     assert (flat(table, "gls") == 1.0).mean() > 0.3
     assert np.abs(flat(table, "gls") - 1).mean() < 0.06
@@ -133,7 +133,7 @@ def test_one_band_of_wrong_spectrum_is_told_from_the_others(few):
     table = measure_calibration(prior, crops, joint=False, seed=0)
     amplitude = table["gls"]["amplitude"]["q68"]
     assert amplitude[0] == pytest.approx(1.0, abs=0.15)
-    assert amplitude[2] > 1.3
+    assert amplitude[-1] > 1.3
 
 
 def test_the_joint_solver_is_calibrated_likewise(monkeypatch):

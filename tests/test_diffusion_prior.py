@@ -19,7 +19,7 @@ from sepprior.nets.denoiser import COARSEST, n_levels
 from sepprior.priors import DiffusionPrior, LatentPrior, PlainPrior, Prior, ScorePrior
 from sepprior.stationary import autocovariance
 from sepprior.training import train
-from sepprior.training.diffusion import measure_information
+from sepprior.training.diffusion import measure_scores
 from tests.conftest import LEVEL, SAMPLE_RATE, WINDOW, coloured_noise
 
 TINY = DiffusionConfig(window=WINDOW, width=8, steps=20, batch=16, tick=5)
@@ -176,15 +176,18 @@ def test_information_of_white_scores():
         sample_rate=SAMPLE_RATE,
         levels=levels,
         information=torch.zeros(2, WINDOW),
+        scatter=torch.zeros(2, WINDOW),
         lowest=0.03,
     )
     rng = torch.Generator().manual_seed(0)
     white = torch.randn((4000, WINDOW), generator=rng)
-    found = measure_information(prior, white, levels, rng)
-    assert (found[:, 0] - 1.0).abs().max() < 0.02
+    found = measure_scores(prior, white, levels, rng)
+    for products in (found.smoothed, found.clean):
+        assert (products[:, 0] - 1.0).abs().max() < 0.02
+        assert products[:, 1:].abs().max() < 0.02
     # Negative control: noise twice as loud as the filter was made for.
-    loud = measure_information(prior, 2.0 * white, levels, rng)
-    assert loud[1, 0] > 3.0
+    loud = measure_scores(prior, 2.0 * white, levels, rng)
+    assert loud.smoothed[1, 0] > 3.0 and loud.clean[1, 0] > 3.0
 
 
 # -- storing and using -----------------------------------------------------------------

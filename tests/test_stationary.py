@@ -1,10 +1,18 @@
 """Level, autocovariance and continuum against direct sums and known processes."""
 
+import math
+
 import numpy as np
 import pytest
+import torch
 from scipy.signal import lfilter
 
-from sepprior.stationary import autocovariance, continuum_autocovariance
+from sepprior.stationary import (
+    autocovariance,
+    continuum_autocovariance,
+    expected_periodogram,
+)
+from sepprior.transforms import toeplitz
 
 N_LAGS = 32
 
@@ -184,3 +192,12 @@ def test_segments_with_gaps_are_skipped_and_too_short_ones_give_none():
     found = continuum_autocovariance([x], n_lags=32, mean=0.0)
     np.testing.assert_allclose(found, reference, atol=1e-12)
     assert continuum_autocovariance([x[:500]], n_lags=32, mean=0.0) is None
+
+
+def test_expected_periodogram_is_the_quadratic_form_of_the_covariance():
+    lag = torch.arange(24, dtype=torch.float64)
+    rho = 0.8**lag + 0.5 * torch.cos(2.0 * math.pi * 0.2 * lag)
+    found = expected_periodogram(rho, n_fft=96)
+    wave = torch.exp(-2j * math.pi * torch.arange(49)[:, None] / 96 * lag)
+    exact = (wave.conj() @ toeplitz(rho).cdouble() * wave).sum(-1).real / 24
+    torch.testing.assert_close(found, exact)

@@ -17,6 +17,7 @@ def pack(prior: DiffusionPrior) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "whitening": prior.whitening,
         "levels": prior.levels,
         "information": prior.information,
+        "scatter": prior.scatter,
         **prefixed(prior.network.state_dict(), "network."),
     }
     return tensors, {"lowest": prior.lowest}
@@ -36,6 +37,7 @@ def build(tensors: dict[str, Tensor], header: dict[str, Any]) -> DiffusionPrior:
         sample_rate=header["sample_rate"],
         levels=tensors["levels"],
         information=tensors["information"],
+        scatter=tensors["scatter"],
         lowest=header["structure"]["lowest"],
         metadata=header["metadata"],
     )

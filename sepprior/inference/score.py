@@ -22,10 +22,15 @@ from sepprior.inference.gaps import Gaps
 from sepprior.inference.least_squares import Fit, inverse_information
 from sepprior.inference.periodogram import Periodogram
 from sepprior.inference.record import MaskedWhitener, Record
-from sepprior.inference.starts import HOPELESS, alike_within, gls_starts
+from sepprior.inference.score_starts import (
+    cleaned_starts,
+    first_of_kind,
+    hopeful,
+    starts_at_lines,
+)
+from sepprior.inference.starts import HOPELESS, alike_within
 from sepprior.priors import ScorePrior
 from sepprior.signals.form import Form, clamp
-from sepprior.signals.sinusoids import Sinusoids
 
 STEPS = 4
 """Fisher steps per noise level."""
@@ -35,14 +40,8 @@ LONGEST_STEP = 1.0
 """In standard errors."""
 SETTLED = 0.1
 """A fit has converged when its last step is shorter, in standard errors."""
-SCOUTED = 1
-"""Noise levels at which every start is followed."""
-CLEANING_LEVEL = 2
-"""Index of the noise level at which the data are cleaned for the periodogram."""
-CLEANED_PEAKS = 2
-"""Peaks of the cleaned data's periodogram that are followed."""
-FAR_BELOW = 60.0
-"""Nats below the periodogram's maximum at which a start is not followed."""
+SCOUTED = 3
+"""Noise levels, the highest ones, at which every start is followed."""
 DRAW_SEED = 57
 """Key of the noise at which scores are evaluated, the same for all problems."""
 
@@ -54,7 +53,7 @@ class ScoreFit:
     Attributes:
         theta: shape (Q, p).
         missing: shape (Q, G), values of the missing samples.
-        covariance: shape (Q, p, p), inverse information with the missing samples free.
+        covariance: shape (Q, p, p), of theta with the missing samples free.
         volume: shape (Q,), half the log-determinant of the whole information.
         step: shape (Q,), length of the last step in standard errors.
     """
@@ -157,22 +156,36 @@ class ScoreProblem:
         columns = self.jacobian(fit.theta, which)
         if first is not None:
             columns[:, first:p] = 0.0
-        weighted = columns @ self.prior.information_matrix(index)
-        information = weighted.flatten(2) @ columns.flatten(2).mT
+        information, scatter = (
+            (columns @ matrix).flatten(2) @ columns.flatten(2).mT
+            for matrix in (
+                self.prior.information_matrix(index),
+                self.prior.scatter_matrix(index),
+            )
+        )
         score = self.score(residual, index, self.draws(index)).flatten(1)
         gradient = (columns.flatten(2) @ score.unsqueeze(-1)).squeeze(-1)
-        mean, precision = form.prior_mean.to(score), form.prior_precision.to(score)
-        gradient[:, :p] += precision * (mean - fit.theta)
         diagonal = torch.zeros_like(gradient)
-        diagonal[:, :p] = precision
         if first is not None:
             gradient[:, first:p], diagonal[:, first:p] = 0.0, 1.0
         if self.gaps.count:
             diagonal[:, p:] = 1.0 - self.gaps.used[which].double()
         information = information + torch.diag_embed(diagonal)
-        covariance = inverse_information(information)
-        step = (covariance @ gradient.unsqueeze(-1)).squeeze(-1)
-        own, of_theta = covariance[:, :p, :p], step[:, :p]
+        scatter = scatter + torch.diag_embed(diagonal)
+        inverse = inverse_information(information)
+        step = (inverse @ gradient.unsqueeze(-1)).squeeze(-1)
+        # What a step leaves uncertain: the sandwich, since the score of clean noise
+        # varies less than that of smoothed noise (Huber 1967).
+        covariance = inverse @ scatter @ inverse
+        mean, precision = form.prior_mean.to(score), form.prior_precision.to(score)
+        if first is not None:
+            precision = torch.where(torch.arange(p) < first, precision.cpu(), 0.0)
+            precision = precision.to(score)
+        if precision.any():
+            step, covariance = _with_expected(
+                step, covariance, precision, mean - fit.theta
+            )
+        own, of_theta = inverse[:, :p, :p], step[:, :p]
         length = torch.linalg.solve(own, of_theta.unsqueeze(-1)).squeeze(-1)
         length = (length * of_theta).sum(-1).clamp_min(0.0).sqrt()
         scale = DAMPING * (LONGEST_STEP / length.clamp_min(LONGEST_STEP))
@@ -183,7 +196,7 @@ class ScoreProblem:
         theta = torch.cat([fit.theta[:, :n] + of_theta[:, :n], nonlinear], 1)
         volume = 0.5 * torch.linalg.slogdet(information).logabsdet
         missing = fit.missing + DAMPING * step[:, p:]
-        return ScoreFit(theta, missing, own, volume, length)
+        return ScoreFit(theta, missing, covariance[:, :p, :p], volume, length)
 
     def energy(self, fit: ScoreFit, which: Tensor) -> Tensor:
         """``-log p`` of the noise hypotheses without constants, nats, (Q,)."""
@@ -216,8 +229,9 @@ def best_fit(
 ) -> Scored:
     """Fit from several starts and keep the most probable answer.
 
-    Starts at different nonlinear parameters see the highest noise level; of those that
-    stay apart the two most probable go on, and the likelihood decides at the end.
+    Starts at different nonlinear parameters see the highest noise levels; of those that
+    stay apart the two most probable go on, and the likelihood decides at the end. It is
+    steep, and means little before a start has nearly arrived.
 
     Args:
         problem: B measurements.
@@ -231,11 +245,16 @@ def best_fit(
     alike = alike_within(problem.form, starts[0])
     if spectrum is not None:
         cleaned = cleaned_starts(problem, whitener, starts[0])
-        starts = [starts[0], *cleaned, *starts[1:]]
+        starts = [
+            starts[0],
+            *cleaned,
+            *starts[1:],
+            *starts_at_lines(problem, starts[0]),
+        ]
     theta = torch.stack([start.theta for start in starts])
     n_starts, n, _ = theta.shape
-    alive = _first_of_kind(theta[..., n_linear:], alike)
-    alive &= _hopeful(problem.form, theta, spectrum)
+    alive = first_of_kind(theta[..., n_linear:], alike)
+    alive &= hopeful(problem.form, theta, spectrum)
     rows = alive.flatten().nonzero().flatten()
     fits = problem.descend(problem.start(theta.flatten(0, 1)[rows]), rows % n, scouting)
     # From here on problems are the rows that are alive; `slot` finds them.
@@ -244,7 +263,7 @@ def best_fit(
     place = place.view(n_starts, n, -1)
     slot = torch.full((n_starts * n,), -1, device=rows.device)
     slot[rows] = torch.arange(len(rows), device=rows.device)
-    alive &= _first_of_kind(place, alike)
+    alive &= first_of_kind(place, alike)
     contested = (alive & (alive.sum(0) > 1)).flatten().nonzero().flatten()
     energy = torch.where(alive, 0.0, torch.inf).double()
     if len(contested):
@@ -289,63 +308,22 @@ def gain_over_silence(problem: ScoreProblem, scored: Scored) -> Tensor | None:
     return (problem.energy(silent, everyone) - scored.energy).clamp_min(0.0)
 
 
-def _first_of_kind(nonlinear: Tensor, alike: Tensor) -> Tensor:
-    """Which starts (S, B) differ from every earlier one.
+def _with_expected(
+    step: Tensor, covariance: Tensor, precision: Tensor, distance: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A step and its covariance, with a Gaussian prior on the first p unknowns.
 
     Args:
-        nonlinear: shape (S, B, P - L); NaN for a start that is not there.
-        alike: differences that count as none, (B, P - L) or (P - L,).
+        step: to where the data alone would go, (Q, u).
+        covariance: of that, (Q, u, u).
+        precision: shape (Q, p) or (p,).
+        distance: from the present values to the prior's mean, (Q, p).
     """
-    apart = (nonlinear.unsqueeze(0) - nonlinear.unsqueeze(1)).abs()
-    count = len(nonlinear)
-    earlier = torch.ones(count, count, dtype=torch.bool, device=nonlinear.device)
-    close = (apart < alike).all(-1)
-    return ~(close & earlier.tril(-1).unsqueeze(-1)).any(1)
-
-
-def _hopeful(form: Form, theta: Tensor, spectrum: Periodogram | None) -> Tensor:
-    """Which starts (S, B) of a sinusoid are not far below the periodogram's maximum.
-
-    A strong signal leaves no doubt about its frequency; the noise's structure adds to
-    the likelihood there, so that what trails by far in the periodogram cannot win.
-    """
-    hopeful = torch.ones(theta.shape[:2], dtype=torch.bool, device=theta.device)
-    if spectrum is None or not isinstance(form, Sinusoids) or form.count > 1:
-        return hopeful
-    frequency = theta[..., form.n_linear]
-    index = torch.searchsorted(spectrum.frequency, frequency.contiguous())
-    gains = []
-    for shift in (-1, 0):
-        at = (index + shift).clamp(0, len(spectrum.frequency) - 1)
-        gains.append(spectrum.gain.gather(1, at.mT).mT)
-    gain = torch.maximum(*gains)
-    hopeful = gain > spectrum.gain.amax(-1) - FAR_BELOW
-    hopeful[0] = True
-    return hopeful
-
-
-def cleaned_starts(
-    problem: ScoreProblem, whitener: MaskedWhitener, start: Fit
-) -> list[Fit]:
-    """Least-squares fits of the data with the noise's structure taken out.
-
-    For Gaussian noise of covariance S the score is ``-S^-1 w``. Applying -S to the
-    learned score therefore gives back Gaussian noise as it is, and other noise as
-    Gaussian noise of equal information: what stands out (a burst, a jump, a pulse
-    train) is gone, and a weak signal's peak in the periodogram is not hidden by it.
-
-    Args:
-        problem: B measurements.
-        whitener: of the stationary part of the noise.
-        start: fits whose constant part is taken as the level of the data.
-    """
-    prior, record, form = problem.prior, problem.record, problem.form
-    index = min(CLEANING_LEVEL, len(prior.levels) - 1)
-    constant = torch.zeros_like(record.x[:, :1, :1])
-    if form.has_constant and form.n_linear:
-        constant = start.theta[:, :1, None]
-    noise = (record.x - constant) * record.present
-    score = problem.score(prior.features(noise), index, problem.draws(index))
-    cleaned = prior.gaussianised(score.flatten(0, 1), index).view_as(record.x)
-    twin = record.with_values((cleaned + constant) * record.present)
-    return gls_starts(form, twin, whitener, n_starts=CLEANED_PEAKS)
+    weight = torch.zeros_like(step)
+    weight[:, : distance.shape[-1]] = precision
+    pull = torch.zeros_like(step)
+    pull[:, : distance.shape[-1]] = precision * distance
+    data = inverse_information(covariance)
+    joint = inverse_information(data + torch.diag_embed(weight))
+    pull = pull.unsqueeze(-1) + data @ step.unsqueeze(-1)
+    return (joint @ pull).squeeze(-1), joint

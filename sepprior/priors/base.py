@@ -91,6 +91,18 @@ class ScorePrior(Prior, Protocol):
         """``E[score score^T]`` at ``levels[index]``, (N, N) float64."""
         ...
 
+    def scatter_matrix(self, index: int) -> Tensor:
+        """``E[s s^T]`` at ``levels[index]``, (N, N) float64.
+
+        s is what the solver uses: the score of clean noise with noise of that level
+        added, averaged over a draw and its opposite.
+        """
+        ...
+
+    def lines(self, low: float, high: float) -> Tensor:
+        """Frequencies between two, Hz, at which the whitened noise has strong lines."""
+        ...
+
     def gaussianised(self, score: Tensor, index: int) -> Tensor:
         """Noise of which a Gaussian would have this score, (B, N) data units."""
         ...

@@ -24,6 +24,7 @@ from sepprior.diffusion import (
 from sepprior.nets import Denoiser
 from sepprior.priors.base import HALF_LOG_2PI
 from sepprior.priors.waveform import WaveformPrior
+from sepprior.stationary import expected_periodogram
 from sepprior.transforms import MAX_DENSE_WINDOW, Whitener, toeplitz
 
 FLOW_STEPS = 24
@@ -33,6 +34,13 @@ FLOW_RANGE = 4.0
 BATCH = 256
 """Windows per pass of the network."""
 GAIN_LEVELS = 8
+LINE_GRID = 8
+"""Points of the spectrum per 1 / T in the search for lines."""
+LEAKAGE = 3
+"""Reach of a line in the spectrum of a window, in units of 1 / T."""
+LINE_RATIO = 16.0
+"""Power over the continuum's from which a peak is a line."""
+MOST_LINES = 2
 GAIN_DRAWS = 1
 DRAW_SEED = 20_201_111
 """Key of the noise added when a score is evaluated; fixed, so that answers repeat."""
@@ -51,6 +59,8 @@ class DiffusionPrior:
         information: shape (L, N): row l holds, by lag, the mean product of the
             standardised scores ``S^1/2 score`` at level l (1, 0, 0, ... for Gaussian
             noise).
+        scatter: shape (L, N): likewise for the score of clean noise, averaged over a
+            pair of opposite draws, standardised as ``S C^-1/2 score``.
         lowest: lowest level the network was trained for.
         metadata: JSON-able facts.
     """
@@ -70,6 +80,7 @@ class DiffusionPrior:
         sample_rate: float,
         levels: Tensor,
         information: Tensor,
+        scatter: Tensor,
         lowest: float,
         metadata: dict[str, Any] | None = None,
     ) -> None:
@@ -81,13 +92,14 @@ class DiffusionPrior:
         self.device = autocovariance.device
         self.whitener = Whitener(self.whitening)
         self.levels = levels.double().cpu()
-        self.information = information.double()
+        self.information, self.scatter = information.double(), scatter.double()
         self.lowest = float(lowest)
         self.metadata = dict(metadata or {})
         self.geometry = Geometry.of(self.whitener, self.autocovariance)
         self.smoothing = self.geometry.smoothing
         self.half_log_det = self.whitener.half_log_det
-        self._k: dict[int, Tensor] = {}
+        self._information: dict[int, Tensor] = {}
+        self._scatter: dict[int, Tensor] = {}
 
     # -- the score -----------------------------------------------------------------
 
@@ -120,19 +132,64 @@ class DiffusionPrior:
 
     def information_matrix(self, index: int) -> Tensor:
         """K at ``levels[index]``, (N, N) float64: ``S^-1/2 M S^-1/2``, M Toeplitz."""
-        if index not in self._k:
-            middle = toeplitz(self.information[index].to(self.device))
-            root = self._inverse_root(float(self.levels[index]))
-            self._k[index] = root @ middle @ root
-        return self._k[index]
+        if index not in self._information:
+            values = self.smoothing.values.double() + float(self.levels[index]) ** 2
+            self._information[index] = self._between(
+                values.rsqrt(), self.information[index]
+            )
+        return self._information[index]
 
-    def _inverse_root(self, sigma: float) -> Tensor:
-        eye = torch.eye(self.window, dtype=torch.float64, device=self.device)
-        exact = Smoothing(
-            self.smoothing.values.double(),
-            None if self.smoothing.vectors is None else self.smoothing.vectors.double(),
+    def scatter_matrix(self, index: int) -> Tensor:
+        """``C^1/2 S^-1 P S^-1 C^1/2`` at ``levels[index]``, (N, N), P Toeplitz."""
+        if index not in self._scatter:
+            clean = self.smoothing.values.double()
+            values = clean + float(self.levels[index]) ** 2
+            self._scatter[index] = self._between(
+                clean.sqrt() / values, self.scatter[index]
+            )
+        return self._scatter[index]
+
+    def _between(self, weights: Tensor, row: Tensor) -> Tensor:
+        """The Toeplitz matrix of a row between two matrices of these eigenvalues."""
+        outer = self._matrix(weights)
+        return outer @ toeplitz(row.to(self.device)) @ outer
+
+    def _matrix(self, weights: Tensor) -> Tensor:
+        """The matrix with the eigenvectors of C and these eigenvalues (N,), float64."""
+        if self.smoothing.vectors is None:
+            return weights.to(self.device).diag()
+        vectors = self.smoothing.vectors.double()
+        return (vectors * weights) @ vectors.mT
+
+    def lines(self, low: float, high: float) -> Tensor:
+        """Frequencies of the strongest lines that the filter left in, Hz.
+
+        Peaks of the expected periodogram over that of the filter's own noise; a line
+        stands out by `LINE_RATIO` and over everything within its leakage.
+
+        Args:
+            low: lowest frequency, Hz.
+            high: highest frequency, Hz.
+
+        Returns:
+            At most `MOST_LINES`, the strongest first; none where all is whitened.
+        """
+        n_fft = LINE_GRID * self.window
+        noise, filtered = (
+            expected_periodogram(v, n_fft=n_fft)
+            for v in (self.autocovariance, self.whitening)
         )
-        return exact.standardise(eye, torch.full((1,), sigma).to(eye))
+        ratio = noise / filtered
+        reach = LINE_GRID * LEAKAGE
+        around = torch.nn.functional.max_pool1d(
+            ratio[None, None], 2 * reach + 1, stride=1, padding=reach
+        )[0, 0]
+        frequency = torch.arange(len(ratio), device=ratio.device) / n_fft
+        frequency = frequency.double() * self.sample_rate
+        peak = (ratio == around) & (ratio > LINE_RATIO)
+        peak &= (frequency >= low) & (frequency <= high)
+        strongest = torch.where(peak, ratio, 0.0).topk(MOST_LINES)
+        return frequency[strongest.indices[strongest.values > 0.0]]
 
     def information_gain(self, frequency: Tensor) -> Tensor:
         """Information about a sinusoid over that in Gaussian noise of equal spectrum.
@@ -150,7 +207,8 @@ class DiffusionPrior:
         gain = torch.zeros_like(angle[:, 0])
         last = len(self.levels) - 1
         k = self.information_matrix(last)
-        root = self._inverse_root(float(self.levels[last]))
+        values = self.smoothing.values.double() + float(self.levels[last]) ** 2
+        root = self._matrix(values.rsqrt())
         for wave in (angle.cos(), angle.sin()):
             white = self.features(wave)
             learned = ((white @ k) * white).sum(-1)
@@ -276,6 +334,7 @@ class DiffusionPrior:
             sample_rate=self.sample_rate,
             levels=self.levels,
             information=self.information.to(device),
+            scatter=self.scatter.to(device),
             lowest=self.lowest,
             metadata=self.metadata,
         )

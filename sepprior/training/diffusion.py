@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ RISE = 100
 LEAST_RATE = 0.02
 """Share of the learning rate that is left at the end of the cosine."""
 CLIP_NORM = 1.0
-INFORMATION_WINDOWS = 2048
+INFORMATION_WINDOWS = 1024
 REPORT_LEVELS = 8
 REPORT_WINDOWS = 64
 
@@ -177,19 +178,20 @@ class DiffusionTrainer:
     def frozen(self, metadata: Mapping[str, Any]) -> DiffusionPrior:
         """The running average as a prior, with the information of Gaussian noise."""
         levels = self.solver_levels()
-        information = torch.zeros(
+        gaussian = torch.zeros(
             (len(levels), self.config.window),
             dtype=torch.float64,
             device=self.task.device,
         )
-        information[:, 0] = 1.0
-        return self._prior(copy.deepcopy(self.average), levels, information, metadata)
+        gaussian[:, 0] = 1.0
+        products = ScoreProducts(gaussian, gaussian)
+        return self._prior(copy.deepcopy(self.average), levels, products, metadata)
 
     def _prior(
         self,
         network: Denoiser,
         levels: Tensor,
-        information: Tensor,
+        products: ScoreProducts,
         metadata: Mapping[str, Any],
     ) -> DiffusionPrior:
         return DiffusionPrior(
@@ -199,7 +201,8 @@ class DiffusionTrainer:
             level=self.task.gaussian.level,
             sample_rate=self.task.training.sample_rate,
             levels=levels,
-            information=information,
+            information=products.smoothed[: len(levels)],
+            scatter=products.clean[: len(levels)],
             lowest=self.config.lowest_level,
             metadata=dict(metadata),
         )
@@ -211,8 +214,8 @@ class DiffusionTrainer:
         self.rng.manual_seed(self.config.seed + 1)
         windows = self._white(self._crops(INFORMATION_WINDOWS))
         prior = self.frozen(metadata)
-        information = measure_information(prior, windows, levels, self.rng)
-        prior = self._prior(prior.network, levels, information, metadata)
+        products = measure_scores(prior, windows, levels, self.rng)
+        prior = self._prior(prior.network, levels, products, metadata)
         self.rng.set_state(state)
         crops = unseen_crops(
             self.task.training,
@@ -223,7 +226,7 @@ class DiffusionTrainer:
         keep = len(levels)
         if crops is not None:
             keep = choose_last_level(prior, crops, seed=self.config.seed)
-        return self._prior(prior.network, levels[:keep], information[:keep], metadata)
+        return self._prior(prior.network, levels[:keep], products, metadata)
 
     def state(self) -> dict[str, Any]:
         """Network, running average, optimiser, random numbers and the filter."""
@@ -246,14 +249,27 @@ class DiffusionTrainer:
         self.step = state["step"]
 
 
-def measure_information(
-    prior: DiffusionPrior, windows: Tensor, levels: Tensor, rng: torch.Generator
-) -> Tensor:
-    """Mean products of standardised scores by lag, one row per level, (L, N).
+@dataclass(frozen=True)
+class ScoreProducts:
+    """Mean products of standardised scores by lag, one row per level.
 
-    ``M_k = mean_i E[e_i e_{i+k}]`` with ``e = S^1/2 score(y)`` over smoothed recorded
-    noise: the Toeplitz matrix nearest to ``E[e e^T]``, each lag averaged over its
-    diagonal.
+    ``mean_i E[e_i e_{i+k}]``, that is the Toeplitz matrix nearest to ``E[e e^T]``, each
+    lag averaged over its diagonal; 1, 0, 0, ... for Gaussian noise.
+
+    Attributes:
+        smoothed: shape (L, N), of ``e = S^1/2 score(y)`` over smoothed noise y.
+        clean: shape (L, N), of ``e = S C^-1/2 (score(w + n) + score(w - n)) / 2`` over
+            clean noise w, the mean over two opposite draws that the solver uses.
+    """
+
+    smoothed: Tensor
+    clean: Tensor
+
+
+def measure_scores(
+    prior: DiffusionPrior, windows: Tensor, levels: Tensor, rng: torch.Generator
+) -> ScoreProducts:
+    """Second moments of the score over recorded noise.
 
     Args:
         prior: whose score it is.
@@ -261,19 +277,24 @@ def measure_information(
         levels: shape (L,).
         rng: for the added noise.
     """
-    n = windows.shape[-1]
-    rows = []
+    smoothing = prior.smoothing
+    smoothed, clean = [], []
     for sigma in levels.tolist():
-        noise = torch.randn(windows.shape, generator=rng).to(windows)
-        noisy = windows + sigma * noise
-        at = torch.full((len(noisy),), sigma, device=noisy.device)
-        e = prior.smoothing.restore(prior.score(noisy, sigma), at).double()
-        spectrum = torch.fft.rfft(e, 2 * n).abs().square().mean(0)
-        products = torch.fft.irfft(spectrum, 2 * n)[:n]
-        counts = torch.arange(n, 0, -1, device=products.device)
-        # Tapered like a biased autocovariance, so that the matrix is positive.
-        rows.append(products / counts * (counts / n))
-    return torch.stack(rows)
+        noise = sigma * torch.randn(windows.shape, generator=rng).to(windows)
+        pair = [prior.score(windows + sign * noise, sigma) for sign in (1.0, -1.0)]
+        total = smoothing.total(torch.full((), sigma, device=windows.device))
+        smoothed.append(_products(smoothing.apply(total.sqrt(), torch.cat(pair))))
+        weights = total / smoothing.values.sqrt()
+        clean.append(_products(smoothing.apply(weights, 0.5 * (pair[0] + pair[1]))))
+    return ScoreProducts(torch.stack(smoothed), torch.stack(clean))
+
+
+def _products(e: Tensor) -> Tensor:
+    """Mean products of rows (n, N) by lag, (N,) float64."""
+    n = e.shape[-1]
+    spectrum = torch.fft.rfft(e.double(), 2 * n).abs().square().mean(0)
+    # Each lag's mean is tapered like a biased autocovariance: the matrix is positive.
+    return torch.fft.irfft(spectrum, 2 * n)[:n] / n
 
 
 def build_trainer(
