@@ -214,7 +214,6 @@ def test_separate_passes_on_what_is_known_of_the_signal(here, calls):
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        ("--signal chirp --window 300", "fit plain sinusoids"),
         ("--signal sinus", "give sinusoid, harmonics"),
         ("--signal no.py:f", "no file 'no.py'"),
         ("--signal own.py:f", "it has decay"),
