@@ -204,6 +204,17 @@ def log_density(
     return last + change.mean(0), error
 
 
+def flat_draws(n_draws: int, window: int, *, generator: torch.Generator) -> Tensor:
+    """White noise of random phases and the same power at every frequency, (D, N).
+
+    What a stationary linear filter leaves of it has the same power in every draw, the
+    mean over white noise: the error of the linear denoiser has no scatter, and that of
+    a network, which comes close to a filter where the noise is well known, has little.
+    """
+    spectrum = torch.fft.rfft(torch.randn((n_draws, window), generator=generator))
+    return torch.fft.irfft(spectrum / spectrum.abs(), window) * math.sqrt(window)
+
+
 def denoising_gain(
     smoothing: Smoothing,
     correction: Correction,
@@ -227,7 +238,8 @@ def denoising_gain(
         correction: F.
         w: shape (B, N), clean windows.
         levels: shape (L,), monotonic.
-        draws: shape (D, N), standard normal; each is used with both signs.
+        draws: shape (D, N), of unit variance and white; each is used with both signs.
+            `flat_draws` leave less to chance than normal ones.
 
     Returns:
         Shape (B,), nats.

@@ -10,6 +10,7 @@ from scipy.stats import kurtosis
 from sepprior.diffusion import (
     Smoothing,
     denoising_gain,
+    flat_draws,
     follow_flow,
     geometric,
     log_density,
@@ -184,3 +185,29 @@ def test_eigenvectors_of_the_identity_change_nothing():
         (plain.gaussian_energy(y, level), dense.gaussian_energy(y, level)),
     ):
         torch.testing.assert_close(one, two)
+
+
+def test_draws_of_flat_power_leave_less_to_chance():
+    """Log-likelihood from one draw, its mean over windows against the exact one."""
+    rng = torch.Generator().manual_seed(5)
+    flat = flat_draws(20, 65, generator=rng).double()
+    torch.testing.assert_close(flat.square().mean(-1), torch.ones(20).double())
+    power = torch.fft.rfft(flat).abs().square() / 65
+    torch.testing.assert_close(power, torch.ones_like(power), rtol=1e-5, atol=0)
+    assert float(flat.mean(0).abs().max()) < 1.2  # five standard errors
+
+    w = draw_modes(64, seed=6)
+    exact = modes_log_density(w, torch.tensor(0.0)).sum(-1) + 0.5 * w.square().sum(-1)
+    levels = geometric(20.0, 0.02, 40)
+    errors = {}
+    normal = torch.randn((20, N), generator=rng, dtype=torch.float64)
+    for name, draws in {
+        "flat": flat_draws(20, N, generator=rng).double(),
+        "normal": normal,
+    }.items():
+        one_by_one = [
+            denoising_gain(white(), modes, w, levels, draws=e[None]) for e in draws
+        ]
+        offset = torch.stack([(g - exact).mean() for g in one_by_one])
+        errors[name] = float(offset.square().mean().sqrt())
+    assert errors["flat"] < 0.5 * errors["normal"], errors

@@ -62,7 +62,11 @@ class Prior(Protocol):
         ...
 
     def heldout_nll(self, windows: Tensor) -> Tensor:
-        """``-log p`` of windows (n, N) in data units, or an upper bound, nats, (n,)."""
+        """``-log p`` of windows (n, N) in data units, or an upper bound, nats, (n,).
+
+        Of a density that integrates to 1 at most, with all constants: values of
+        different priors can be compared, and less is better.
+        """
         ...
 
     def to(self, device: torch.device | str) -> Prior:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sepprior.config import DiffusionConfig
 from sepprior.data import random_crops
-from sepprior.diffusion import denoising_gain, geometric
+from sepprior.diffusion import denoising_gain, flat_draws, geometric
 from sepprior.inference.last_level import choose_last_level
 from sepprior.nets import Denoiser
 from sepprior.priors import DiffusionPrior
@@ -157,7 +157,7 @@ class DiffusionTrainer:
         w = self.whitener.forward(windows - self.task.gaussian.level).float()
         rng = torch.Generator().manual_seed(1)
         levels = geometric(self.highest, self.config.lowest_level, REPORT_LEVELS)
-        draws = torch.randn((1, self.config.window), generator=rng)
+        draws = flat_draws(1, self.config.window, generator=rng)
         with torch.no_grad():
             gain = denoising_gain(
                 self.smoothing, self._correction, w, levels, draws=draws.to(w)
