@@ -124,7 +124,7 @@ def expected_periodogram(autocovariance: Tensor, *, n_fft: int) -> Tensor:
         Shape (n_fft // 2 + 1,), squared data units per cycle per sample.
     """
     n = len(autocovariance)
-    lag = torch.arange(n, device=autocovariance.device)
+    lag = torch.arange(n).to(autocovariance)
     tapered = autocovariance * (1.0 - lag / n)
     spectrum = 2.0 * torch.fft.rfft(tapered, n_fft).real - tapered[0]
     return spectrum.clamp_min(1e-12 * float(tapered[0]))
