@@ -22,6 +22,7 @@ import numpy as np
 
 from sepprior.errors import SeppriorError
 from sepprior.formatting import format_table, format_uncertain, units_of
+from sepprior.samples import Samples
 
 if TYPE_CHECKING:
     import pandas
@@ -91,6 +92,7 @@ class Separation:
         status: a sentence, or one for each measurement of a batch.
         diagnostics: by name, a number, truth value or text (one each for a batch).
         prior_info: which prior was used.
+        samples: draws that the error bars were made from; None for Laplace's.
     """
 
     parameters: dict[str, Parameter]
@@ -108,6 +110,7 @@ class Separation:
     status: str | list[str]
     diagnostics: dict[str, Any]
     prior_info: dict[str, Any]
+    samples: Samples | None = None
 
     @property
     def is_batch(self) -> bool:
@@ -150,6 +153,7 @@ class Separation:
             diagnostics={
                 k: _element(v, index, count) for k, v in self.diagnostics.items()
             },
+            samples=None if self.samples is None else self.samples.select(index),
             **{name: getattr(self, name)[index] for name in _BATCHED_ARRAYS},
         )
 
@@ -195,10 +199,11 @@ class Separation:
     def to_dict(self) -> dict[str, Any]:
         """The fit as plain types for JSON; numbers that are not finite become None.
 
-        Keys: status, parameters, baselines, diagnostics, prior, version. For a batch
-        every number is a list over measurements.
+        Keys: status, parameters, baselines, diagnostics, prior, version, and samples
+        (their summary) where there are any. For a batch every number is a list over
+        measurements.
         """
-        return {
+        facts = {
             "status": _jsonable(self.status),
             "parameters": {k: p.to_dict() for k, p in self.parameters.items()},
             "baselines": {
@@ -209,6 +214,9 @@ class Separation:
             "prior": _jsonable(self.prior_info),
             "version": _version(),
         }
+        if self.samples is not None:
+            facts["samples"] = _jsonable(self.samples.summary())
+        return facts
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Four panels: signal, noise, whitened residual, likelihood over frequency.
@@ -255,6 +263,10 @@ _TRUE_FALSE_WORDS = {
         "the data do not show as many sinusoids, or do not tell two of them apart",
         "the sinusoids are told apart",
     ),
+    "well_sampled": (
+        "the chains agree",
+        "the chains do not agree, or have too few draws",
+    ),
     "at_bound": (
         "a parameter is at its bound",
         "no parameter is at its bound",
@@ -262,6 +274,9 @@ _TRUE_FALSE_WORDS = {
 }
 _NUMBER_WORDS = {
     "method": "the answer is that of: {}",
+    "error_bars": "the error bars are made by: {}",
+    "rhat": "largest split R-hat of a parameter: {} (1 when the chains agree)",
+    "effective_draws": "smallest effective number of draws of a parameter: {}",
     "restart_agreement": "share of the starts that found the same answer: {}",
     "chi_square": "chi-square of the whitened residual per sample: {} (expected 1)",
     "log_evidence_over_gls": "log evidence for the prior's answer over that of GLS: "

@@ -17,19 +17,20 @@ from sepprior.arguments import (
 )
 from sepprior.checkpoint import resolve_device
 from sepprior.formatting import units_of
-from sepprior.inference import calibration, novelty
+from sepprior.inference import error_bars, novelty
 from sepprior.inference.components import choose_components, unresolved
 from sepprior.inference.detection import NullGains, no_signal_energy, null_gains
-from sepprior.inference.least_squares import Fit
-from sepprior.inference.pipeline import N_PEAKS, Answer, Outcome, analyse
+from sepprior.inference.pipeline import N_PEAKS, Outcome, analyse
 from sepprior.inference.record import MaskedWhitener, lay_out, unlay
+from sepprior.inference.sampling import well_sampled
 from sepprior.priors import PlainPrior, Prior, beats_gaussian
 from sepprior.priors.labelled import inferred_labels, with_label
 from sepprior.rates import check_sample_rate
 from sepprior.result import Parameter, Separation
+from sepprior.samples import Samples
 from sepprior.signals import Form, Geometry, Sinusoids, build_form
 from sepprior.signals.build import Bounds, Expected, Signal, Values
-from sepprior.signals.form import bounds_of
+from sepprior.signals.form import at_bound
 from sepprior.status import FOREIGN, describe
 from sepprior.transforms import Whitener
 
@@ -39,8 +40,6 @@ LEAST_GAIN = 0.05
 """Nats per sample below which a prior's lead cannot prove that the noise is its own."""
 NO_DETECTION = 0.01
 """False-alarm probability above which a signal counts as not detected."""
-BOUND_MARGIN = 1e-6
-"""Share of the band next to its edge in which a frequency counts as on the edge."""
 
 Objective = Literal["joint", "plain"]
 
@@ -59,6 +58,8 @@ def separate(
     guess: Values | None = None,
     expected: Expected | None = None,
     objective: str = "joint",
+    method: str = "laplace",
+    draws: int | None = None,
     starts: int | None = None,
     seed: int = 0,
     label: str | None = None,
@@ -91,8 +92,15 @@ def separate(
         expected: mean and standard deviation of Gaussian priors on parameters.
         objective: "joint", or "plain": squared error to the generator's waveform alone,
             the textbook baseline.
+        method: what error bars are made from. "laplace": curvature at the optimum,
+            calibrated by known signals in held-out noise. "bootstrap": noise of the
+            prior on the fitted signal, fitted again. "mcmc": posterior of parameters
+            and latent (priors with a latent, gaussian), "langevin": posterior by the
+            scores of a diffusion prior, slightly smoothed; values are its means. Draws
+            are as right as the prior (of GLS, where it gave the answer): uncalibrated.
+        draws: replicas (default 200), or draws of 4 chains (default 1000).
         starts: points of the search that are followed (default 4).
-        seed: seed of the random proposals for z.
+        seed: seed of the random proposals for z, and of the draws.
         label: state of the instrument or kind of noise, for a prior trained with
             labels; by default inferred for each measurement, and told as the diagnostic
             `inferred_label`.
@@ -117,6 +125,7 @@ def separate(
     check_signal(signal, components, fmin=fmin, fmax=fmax)
     if objective == "plain":
         prior = PlainPrior.of(prior)
+    bars = error_bars.checked(method, draws, seed, prior, expected=bool(expected))
     count = components
     if count == "auto":
         record = lay_out(
@@ -159,8 +168,8 @@ def separate(
             joint=learned,
             band=(low, high),
         )
-        parts.append(_describe(prior, outcome, form, null))
-    return _assemble(parts, data, prior, rate, form, single)
+        parts.append(_describe(prior, outcome, form, null, bars))
+    return _assemble(parts, data, prior, rate, form, bars, single)
 
 
 def _prior_adds(prior: Prior) -> bool:
@@ -189,34 +198,18 @@ def _as_useful_as_ever(prior: Prior, outcome: Outcome) -> Tensor:
 # -- one chunk of measurements ---------------------------------------------------------
 
 
-def _interval(
-    answer: Answer | Fit,
-    form: Form,
-    method: str,
-    table: dict[str, Any] | None,
-    window: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Values (B, R), calibrated covariance (B, R, R) and 95 % half-widths (B, R)."""
-    values, covariance = form.natural(answer.theta, answer.covariance)
-    sd = covariance.diagonal(dim1=-2, dim2=-1).clamp_min(0.0).sqrt()
-    one = torch.ones_like(sd)
-    wide = torch.full_like(sd, calibration.Z95)
-    alike = form.frequencies(answer.theta)
-    for i, name in enumerate(form.names):
-        kind, frequency = alike[name]
-        cycles = frequency * window / form.geometry.sample_rate
-        one[:, i], wide[:, i] = calibration.factors(table, method, kind, cycles)
-    return values, covariance * one[:, :, None] * one[:, None, :], wide * sd
-
-
 def _describe(
-    prior: Prior, outcome: Outcome, form: Form, null: NullGains
+    prior: Prior,
+    outcome: Outcome,
+    form: Form,
+    null: NullGains,
+    bars: error_bars.ErrorBars,
 ) -> dict[str, Any]:
     """Arrays of one chunk, ready to be joined with those of the others."""
     record = outcome.record
     table = prior.metadata.get("calibration")
-    gls = _interval(outcome.gls, form, "gls", table, prior.window)
-    robust = _interval(outcome.robust, form, "robust", table, prior.window)
+    gls = error_bars.laplace(outcome.gls, form, "gls", table, prior.window)
+    robust = error_bars.laplace(outcome.robust, form, "robust", table, prior.window)
     novelty_p = novelty.false_alarm_probability(
         prior.metadata.get("novelty"),
         outcome.gls.residual.view_as(record.x),
@@ -226,18 +219,24 @@ def _describe(
     raw = outcome.gls.covariance
     used = torch.zeros(len(record.x), dtype=torch.bool, device=record.x.device)
     if outcome.joint is not None:
-        joint = _interval(outcome.joint, form, "joint", table, prior.window)
+        joint = error_bars.laplace(outcome.joint, form, "joint", table, prior.window)
         # Noise that is plainly not the prior's has no use for what the prior learned.
         foreign = (novelty_p < FOREIGN) & ~_as_useful_as_ever(prior, outcome)
         used = (outcome.evidence > 0) & ~foreign
         if isinstance(prior, PlainPrior):
             used = torch.ones_like(used)
-        chosen = tuple(_pick(used, a, b) for a, b in zip(joint, gls, strict=True))
+        chosen = joint.where(used, gls)
         theta = _pick(used, outcome.joint.theta, theta)
         raw = _pick(used, outcome.joint.covariance, raw)
     signal = form.evaluate(record.t, theta)
     jacobian = form.jacobian_columns(record.t, theta).flatten(2)
     band = torch.einsum("bin,bij,bjn->bn", jacobian, raw, jacobian).clamp_min(0).sqrt()
+    drawn = {}
+    if bars.method != "laplace":
+        found = error_bars.sampled(prior, outcome, form, used, bars)
+        chosen, signal, band = found.intervals, found.signal, found.band.flatten(1)
+        drawn = {"draws": found.draws, "rhat": found.rhat, "ess": found.ess}
+        drawn["well_sampled"] = well_sampled(found.rhat, found.ess)
     white = _pick(used, outcome.standardised.flatten(1), outcome.gls.residual)
     coherent = outcome.coherent * used[:, None, None]
     n_present = record.present.flatten(1).sum(-1)
@@ -255,9 +254,7 @@ def _describe(
     if isinstance(form, Sinusoids) and form.count > 1:
         close = unresolved(form, record, whitener, outcome.gls, null)
     return {
-        "values": chosen[0],
-        "covariance": chosen[1],
-        "half": chosen[2],
+        "chosen": chosen,
         "gls": gls,
         "robust": robust,
         "signal": unlay(signal, record.length),
@@ -277,18 +274,11 @@ def _describe(
         "novelty": novelty_p,
         "best_gain": best,
         "alarm": alarm,
-        "edge": _at_bound(form, theta),
+        "edge": at_bound(form, theta),
         "unresolved": close,
         "labels": inferred_labels(prior, outcome.latent),
+        **drawn,
     }
-
-
-def _at_bound(form: Form, theta: Tensor) -> Tensor:
-    """Which of the nonlinear parameters sit on a bound, (B, P - L)."""
-    q = theta[:, form.n_linear :]
-    low, high = (bound.to(q) for bound in bounds_of(form))
-    margin = BOUND_MARGIN * torch.where((high - low).isfinite(), high - low, 1.0)
-    return ((q < low + margin) | (q > high - margin)) & (high > low)
 
 
 def _pick(which: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -305,6 +295,7 @@ def _assemble(
     prior: Prior,
     rate: float,
     form: Form,
+    bars: error_bars.ErrorBars,
     single: bool,
 ) -> Separation:
     names = form.names
@@ -312,14 +303,13 @@ def _assemble(
     def joined(key: str) -> np.ndarray:
         return torch.cat([p[key] for p in parts]).cpu().numpy()
 
-    def table(key: str) -> dict[str, Parameter]:
-        values = torch.cat([p[key][0] for p in parts]).cpu().numpy()
-        covariance = torch.cat([p[key][1] for p in parts]).cpu().numpy()
-        half = torch.cat([p[key][2] for p in parts]).cpu().numpy()
-        return _parameters(names, values, covariance, half)
+    def intervals(key: str) -> tuple[np.ndarray, ...]:
+        rows = zip(*(vars(p[key]).values() for p in parts), strict=True)
+        return tuple(torch.cat(column).cpu().numpy() for column in rows)
 
-    covariance = joined("covariance")
-    parameters = _parameters(names, joined("values"), covariance, joined("half"))
+    def table(key: str) -> dict[str, Parameter]:
+        return _parameters(names, *intervals(key))
+
     signal, present = joined("signal"), joined("present")
     noise = data - signal
     used, novel = joined("used"), joined("novelty")
@@ -338,6 +328,16 @@ def _assemble(
         "out_of_distribution": novel < novelty.FALSE_ALARM,
         "at_bound": joined("edge").any(-1),
     }
+    samples = None
+    if bars.method != "laplace":
+        drawn, told = joined("draws"), ("rhat", "ess") if bars.posterior else ()
+        quality = {key: joined(key) for key in told}
+        samples = Samples(method=bars.method, names=names, draws=drawn, **quality)
+        diagnostics["error_bars"] = np.full(len(data), bars.method)
+    if bars.posterior:
+        diagnostics["rhat"] = joined("rhat").max(-1)
+        diagnostics["effective_draws"] = np.nanmin(joined("ess"), -1)
+        diagnostics["well_sampled"] = joined("well_sampled")
     if isinstance(form, Sinusoids) and form.count > 1:
         diagnostics["unresolved"] = joined("unresolved")
     if parts[0]["labels"] is not None:
@@ -354,8 +354,8 @@ def _assemble(
         )
     ]
     result = Separation(
-        parameters=parameters,
-        covariance=covariance,
+        parameters=table("chosen"),
+        covariance=intervals("chosen")[1],
         time=np.arange(data.shape[1]) / rate,
         measurement=data,
         signal=signal,
@@ -369,23 +369,20 @@ def _assemble(
         status=status,
         diagnostics=diagnostics,
         prior_info=prior_info(prior),
+        samples=samples,
     )
     return result.select(0) if single else result
 
 
 def _parameters(
-    names: tuple[str, ...], values: np.ndarray, covariance: np.ndarray, half: np.ndarray
+    names: tuple[str, ...], values: np.ndarray, covariance: np.ndarray, ci95: np.ndarray
 ) -> dict[str, Parameter]:
-    out = {}
-    for i, name in enumerate(names):
-        low, high = values[:, i] - half[:, i], values[:, i] + half[:, i]
-        out[name] = Parameter(
-            values[:, i],
-            np.sqrt(covariance[:, i, i]),
-            np.stack([low, high], -1),
-            units_of(name),
+    return {
+        name: Parameter(
+            values[:, i], np.sqrt(covariance[:, i, i]), ci95[:, i], units_of(name)
         )
-    return out
+        for i, name in enumerate(names)
+    }
 
 
 def prior_info(prior: Prior) -> dict[str, Any]:

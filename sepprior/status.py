@@ -39,6 +39,12 @@ def describe(
         )
     if tried and facts["method"] != "gls" and not facts["converged"]:
         notes.append("not fully converged: compare with more starts")
+    if not facts.get("well_sampled", True):
+        notes.append(
+            f"the chains do not agree (R-hat {facts['rhat']:.2f}, effective draws "
+            f"{facts['effective_draws']:.0f}): more draws, or compare with "
+            "method 'laplace'"
+        )
     if learned and not tried:
         notes.append("GLS answer: on held-out noise the prior adds nothing to it")
     elif tried and facts["method"] == "gls" and facts["noise_change_p"] < FOREIGN:

@@ -183,13 +183,14 @@ def test_separate_passes_its_options_on(here, calls):
     prior = write_prior(here / "p.safetensors")
     write_series(here / "run.csv")
     options = "--fmin 0.8 --fmax 2.5 --components 2 --objective plain --seed 7"
-    options += " --starts 5 --device cpu"
+    options += " --starts 5 --device cpu --method bootstrap --draws 60"
     result = run("separate", "run.csv", "--prior", prior, *options.split())
     assert result.exit_code == 0, result.output
     (call,) = calls
     assert call.x.shape == (1, 300)
     assert (call.fmin, call.fmax, call.components) == (0.8, 2.5, 2)
     assert (call.objective, call.seed, call.starts) == ("plain", 7, 5)
+    assert (call.method, call.draws) == ("bootstrap", 60)
     assert call.sample_rate == pytest.approx(RATE) and call.device == "cpu"
 
 

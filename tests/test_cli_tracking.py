@@ -125,6 +125,8 @@ def test_what_cannot_be_used_leaves_nothing_behind(here):
     for args, message in (
         (("long.csv", "--hop", 65), "samples between the windows would be lost"),
         (("long.csv", "--window", 8), "at least 16"),
+        (("long.csv", "--window", 64, "--method", "mcmc"), "leave out --method"),
+        (("long.csv", "--window", 64, "--draws", 60), "leave out --method and --draws"),
         (("long.csv", "--hop", 32, "--components", "auto"), "number of sinusoids"),
         (("long.csv", "--hop", 32, "--sample-rate", 7), "the time column gives"),
         (("long.csv", "--hop", 32, "--fmin", 60), "cannot be searched"),

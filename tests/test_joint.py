@@ -132,7 +132,7 @@ def test_error_bars_with_z_marginalised_are_those_of_the_whole_covariance(settin
     prior, _, covariance, record, truth = setting
     reference = exact_gls(record, covariance)(truth[:, 3:])
     problem, fit, which = joint_fit(prior, record, truth)
-    marginal, conditional, _ = problem.information(fit, which)
+    marginal, conditional, _ = problem.hessian(fit, which).summary()
     expected = reference.covariance.diagonal(dim1=-2, dim2=-1)
     found = marginal.diagonal(dim1=-2, dim2=-1)
     assert torch.allclose(found, expected, rtol=1e-3)
@@ -258,7 +258,7 @@ def test_intervals_of_the_joint_fit_cover_at_their_rate():
     x, truth = measurements(covariance, 300, seed=7, amplitude=3.0)
     record = lay_out(x, window=N, level=0.0, sample_rate=RATE)
     problem, fit, which = joint_fit(prior, record, truth, evaluations=80)
-    marginal, conditional, _ = problem.information(fit, which)
+    marginal, conditional, _ = problem.hessian(fit, which).summary()
     error = (fit.theta - truth).abs()
     found = (error < marginal.diagonal(dim1=-2, dim2=-1).sqrt()).double().mean(0)
     spread = 4 * math.sqrt(0.6827 * 0.3173 / 300)

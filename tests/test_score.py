@@ -65,6 +65,7 @@ class TwoModes:
     window, sample_rate, level = N, RATE, 0.0
     device = torch.device("cpu")
     levels = LEVELS
+    lowest = 0.01
 
     def __init__(self):
         self.metadata = {}

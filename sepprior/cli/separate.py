@@ -73,6 +73,20 @@ BUNDLED_PRIOR = Path(__file__).parents[1] / "data_files" / "example_prior.safete
     show_default=True,
     help="joint: likelihood over latent and signal; plain: textbook least squares.",
 )
+@click.option(
+    "--method",
+    type=click.Choice(["laplace", "bootstrap", "mcmc", "langevin"]),
+    default="laplace",
+    show_default=True,
+    help="Error bars. laplace: curvature, calibrated; bootstrap: refits of new noise; "
+    "mcmc: posterior (latent priors, gaussian); langevin: posterior (diffusion).",
+)
+@click.option(
+    "--draws",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Replicas of the bootstrap, or posterior draws.  [default: 200, 1000]",
+)
 @click.option("--starts", type=click.IntRange(min=1), metavar="N", help="Restarts.")
 @click.option(
     "--label",
@@ -114,6 +128,8 @@ def separate_command(
     guess: tuple[str, ...],
     expected: tuple[str, ...],
     objective: str,
+    method: str,
+    draws: int | None,
     starts: int | None,
     label: str | None,
     window: int | None,
@@ -160,6 +176,11 @@ def separate_command(
     path, reason = _find_prior(prior_path)
     into = TableOptions(table, engine, workers, scheduler, resume, keep_going)
     if into.table is not None or window is not None or hop is not None:
+        if method != "laplace" or draws is not None:
+            raise SeppriorError(
+                "--window, --hop and --table have the error bars of --method laplace: "
+                "leave out --method and --draws"
+            )
         if components == "auto":
             raise SeppriorError(
                 "--components auto chooses for one measurement: with --window, --hop "
@@ -256,6 +277,8 @@ def separate_command(
             guess=start,
             expected=priors,
             objective=objective,
+            method=method,
+            draws=draws,
             starts=starts,
             seed=seed,
             device=device,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sepprior.inference.gaps import Gaps
+from sepprior.inference.hessian import Hessian
 from sepprior.inference.least_squares import (
     gauss_newton,
     inverse_information,
@@ -328,57 +329,36 @@ class JointProblem:
 
     # -- error bars --------------------------------------------------------------------
 
-    def information(
-        self, fit: JointFit, which: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Covariances of theta with z marginalised and with z fixed, and a volume.
-
-        The expected Hessian in (theta, missing, z) at the optimum; inverting it whole
-        and keeping the block of theta is the Schur complement.
-
-        Returns:
-            Covariance with z free (Q, p, p), with z fixed (Q, p, p), and half the
-            log-determinant of the whole Hessian (Q,).
-        """
+    def hessian(self, fit: JointFit, which: Tensor) -> Hessian:
+        """Expected Hessian in (theta, missing, z) at the optimum."""
         n_windows = fit.z.shape[1]
         jacobian = self.features(
             self.form.jacobian_columns(self.record.t, fit.theta), which
         )
         p = jacobian.shape[1]
-        precision_theta = self.form.prior_precision.to(jacobian)
         blocks = [jacobian]
         if self.n_gaps:
             blocks.append(self._gap_features(which))
         fixed = torch.cat(blocks, 1)
         decoded, d_mean, d_log = decode_tangents(self.prior, fit.z.flatten(0, 1))
-        k = fit.z.shape[-1]
-        width = d_mean.shape[-1]
-        precision = decoded.precision.double().view(len(which), n_windows, width)
-        fixed_w = fixed.view(*fixed.shape[:2], n_windows, width)
-        weighted = (fixed_w * precision.unsqueeze(1)).flatten(2)
-        corner = weighted @ fixed.mT
-        corner[:, :p, :p] += torch.diag(precision_theta)
+        k, width = d_mean.shape[-2:]
+        shape = (len(which), n_windows)
+        precision = decoded.precision.double().view(*shape, width)
+        weighted = fixed.view(*fixed.shape[:2], n_windows, width)
+        weighted = weighted * precision.unsqueeze(1)
+        corner = weighted.flatten(2) @ fixed.mT
+        corner[:, :p, :p] += torch.diag(self.form.prior_precision.to(jacobian))
         if self.n_gaps:
             # Spare slots of measurements with fewer gaps carry no information.
             corner = corner + torch.diag_embed(
                 (corner.diagonal(dim1=-2, dim2=-1) == 0).double()
             )
-        free = corner.clone()
         latent = latent_information(
             decoded, d_mean, d_log, redundancy=self.prior.window / width
         ).double()
-        half_log_det = 0.5 * torch.linalg.slogdet(latent).logabsdet.view(
-            len(which), n_windows
-        ).sum(-1)
-        if k:
-            means = d_mean.double().view(len(which), n_windows, k, width)
-            cross = torch.einsum("qiwc,qwkc->qwik", weighted.view_as(fixed_w), means)
-            inverse = torch.linalg.inv(latent).view(len(which), n_windows, k, k)
-            free = free - torch.einsum("qwik,qwkl,qwjl->qij", cross, inverse, cross)
-        half_log_det = half_log_det + 0.5 * torch.linalg.slogdet(free).logabsdet
-        marginal = inverse_information(free)[:, :p, :p]
-        conditional = inverse_information(corner)[:, :p, :p]
-        return marginal, conditional, half_log_det
+        means = d_mean.double().view(*shape, k, width)
+        cross = torch.einsum("qiwc,qwkc->qwik", weighted, means)
+        return Hessian(corner, cross, latent.view(*shape, k, k), p)
 
 
 def _better(a: JointFit, b: JointFit) -> JointFit:

@@ -11,7 +11,13 @@ from sepprior.inference.joint import JointFit, JointProblem
 from sepprior.inference.least_squares import Fit, robust_fit
 from sepprior.inference.periodogram import Periodogram, periodogram
 from sepprior.inference.record import MaskedWhitener, Record
-from sepprior.inference.score import SETTLED, ScoreProblem, best_fit, gain_over_silence
+from sepprior.inference.score import (
+    SETTLED,
+    ScoreFit,
+    ScoreProblem,
+    best_fit,
+    gain_over_silence,
+)
 from sepprior.inference.starts import HOPELESS, alike_within, gls_starts
 from sepprior.priors import LatentPrior, PlainPrior, Prior, ScorePrior
 from sepprior.signals.form import Form
@@ -58,6 +64,7 @@ class Outcome:
         signal_gain: log-likelihood under the prior over that of no signal, nats, (B,),
             or None where only that of GLS is known.
         latent: z at the optimum, (B, W, K), or None without one.
+        optimum: the fit that `joint` is part of.
     """
 
     record: Record
@@ -74,6 +81,7 @@ class Outcome:
     latent_energy: Tensor
     signal_gain: Tensor | None = None
     latent: Tensor | None = None
+    optimum: JointFit | ScoreFit | None = None
 
 
 def analyse(
@@ -165,6 +173,7 @@ def _scored(
         agreement=scored.agreement,
         converged=fit.step < SETTLED,
         signal_gain=gain_over_silence(problem, scored),
+        optimum=fit,
     )
 
 
@@ -211,7 +220,7 @@ def _joint(
     fit = problem.minimise(searched.select(order[0]), everyone)
     if n_kept > 1:
         fit = _try_second(problem, fit, searched, order, alike)
-    marginal, conditional, volume = problem.information(fit, everyone)
+    marginal, conditional, volume = problem.hessian(fit, everyone).summary()
     found = searched.theta[:, n_linear:].view(n_kept, n, -1)
     close = ((found - fit.theta[:, n_linear:]).abs() < alike).all(-1)
     gls_volume = -0.5 * torch.linalg.slogdet(outcome.gls.covariance).logabsdet
@@ -244,6 +253,7 @@ def _joint(
         converged=fit.converged,
         latent_energy=latent_energy,
         latent=fit.z,
+        optimum=fit,
     )
 
 

@@ -78,10 +78,12 @@ class Prior(Protocol):
 class ScorePrior(Prior, Protocol):
     """A prior that gives the score of its density smoothed to noise levels.
 
-    L levels; w stands for whitened windows (..., N).
+    L levels, falling, through which estimates are annealed; scores exist down to the
+    level `lowest`. w stands for whitened windows (..., N).
     """
 
     levels: Tensor
+    lowest: float
 
     def features(self, x: Tensor) -> Tensor:
         """Whitened windows of noise (..., N), data units without the level."""

@@ -25,6 +25,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+BOUND_MARGIN = 1e-6
+"""Share of the range next to its edge in which a parameter counts as on the edge."""
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -129,6 +132,14 @@ def bounds_of(form: Form, which: Tensor | None = None) -> tuple[Tensor, Tensor]:
     if form.low.dim() == 1 or which is None:
         return form.low, form.high
     return form.low[which], form.high[which]
+
+
+def at_bound(form: Form, theta: Tensor) -> Tensor:
+    """Which of the nonlinear parameters of theta (Q, P) sit on a bound, (Q, P - L)."""
+    q = theta[:, form.n_linear :]
+    low, high = (bound.to(q) for bound in bounds_of(form))
+    margin = BOUND_MARGIN * torch.where((high - low).isfinite(), high - low, 1.0)
+    return ((q < low + margin) | (q > high - margin)) & (high > low)
 
 
 def prior_energy(form: Form, theta: Tensor) -> Tensor:

@@ -1,0 +1,354 @@
+"""Error bars of an answer: Laplace's, calibrated, or from draws.
+
+B measurements, R natural parameters, P of theta, C chains, S draws.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sepprior.errors import SeppriorError
+from sepprior.inference import calibration
+from sepprior.inference.bootstrap import replicas
+from sepprior.inference.chains import CHAINS
+from sepprior.inference.joint import JointFit
+from sepprior.inference.least_squares import Fit
+from sepprior.inference.pipeline import Answer, Outcome
+from sepprior.inference.posterior import (
+    least_squares_optimum,
+    sample_latent,
+    sample_score,
+)
+from sepprior.inference.record import Record
+from sepprior.inference.sampling import effective_size, quantile, split_rhat
+from sepprior.inference.score import ScoreFit
+from sepprior.priors import (
+    GaussianPrior,
+    GeneratorPrior,
+    LatentPrior,
+    PlainPrior,
+    Prior,
+    ScorePrior,
+    SpecGANPrior,
+)
+from sepprior.signals.form import Form, wrap_phase
+
+METHODS = ("laplace", "bootstrap", "mcmc", "langevin")
+REPLICAS = 200
+"""Of a bootstrap by default: a standard error is then known to 5 %."""
+DRAWS = 1000
+"""From a posterior by default, in all chains together."""
+FEWEST = 40
+"""A 2.5 % quantile needs one draw beyond it."""
+TAIL = 0.025
+"""Probability on each side of a 95 % interval."""
+SIGNAL_NUMBERS = 2**24
+"""Numbers of the signals that are evaluated together; memory is bounded by it."""
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Estimates with error bars, natural parameters.
+
+    Attributes:
+        values: shape (B, R).
+        covariance: shape (B, R, R).
+        ci95: shape (B, R, 2), ends of the 95 % intervals.
+    """
+
+    values: Tensor
+    covariance: Tensor
+    ci95: Tensor
+
+    def where(self, which: Tensor, other: Intervals) -> Intervals:
+        """These where `which` (B,), else those of the other."""
+        return Intervals(
+            torch.where(which[:, None], self.values, other.values),
+            torch.where(which[:, None, None], self.covariance, other.covariance),
+            torch.where(which[:, None, None], self.ci95, other.ci95),
+        )
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Error bars from draws.
+
+    Attributes:
+        intervals: estimates with error bars.
+        signal: shape (B, W, N), the signal that goes with the estimates.
+        band: shape (B, W, N), one standard deviation of it.
+        draws: shape (B, C, S, R), natural parameters.
+        rhat: shape (B, R), split R-hat; NaN for a bootstrap.
+        ess: shape (B, R), effective number of draws; NaN for a bootstrap.
+    """
+
+    intervals: Intervals
+    signal: Tensor
+    band: Tensor
+    draws: Tensor
+    rhat: Tensor
+    ess: Tensor
+
+
+@dataclass(frozen=True)
+class ErrorBars:
+    """How error bars are made.
+
+    Attributes:
+        method: one of `METHODS`.
+        draws: replicas or posterior draws per measurement; 0 for Laplace's.
+        seed: of the draws.
+    """
+
+    method: str
+    draws: int
+    seed: int
+
+    @property
+    def posterior(self) -> bool:
+        """Whether draws are those of Markov chains."""
+        return self.method in ("mcmc", "langevin")
+
+
+def checked(
+    method: str, draws: int | None, seed: int, prior: Prior, *, expected: bool
+) -> ErrorBars:
+    """Options of `separate`, checked.
+
+    Args:
+        method: one of `METHODS`.
+        draws: number of draws, or None for the default.
+        seed: of the draws.
+        prior: the noise prior.
+        expected: parameters have Gaussian priors.
+
+    Raises:
+        SeppriorError: a combination that does not exist.
+    """
+    if method not in METHODS:
+        raise SeppriorError(
+            f"method={method!r}: give {', '.join(map(repr, METHODS[:-1]))} or "
+            f"{METHODS[-1]!r}"
+        )
+    if method == "laplace":
+        if draws is not None:
+            raise SeppriorError(
+                f"draws={draws} means nothing for method='laplace'; give method="
+                "'bootstrap', 'mcmc' or 'langevin', or leave draws out"
+            )
+        return ErrorBars(method, 0, seed)
+    if draws is not None and draws < FEWEST:
+        raise SeppriorError(
+            f"draws={draws}: 95 % intervals need at least {FEWEST} draws"
+        )
+    if method == "bootstrap" and expected:
+        raise SeppriorError(
+            "method='bootstrap' repeats the measurement, not what is expected of its "
+            "parameters; leave expected out, or use method='laplace', 'mcmc' or "
+            "'langevin'"
+        )
+    if method == "mcmc":
+        _check_latent(prior)
+    if method == "langevin" and not isinstance(prior, ScorePrior):
+        raise SeppriorError(
+            f"method='langevin' needs a prior that gives scores (diffusion), a "
+            f"{prior.name} prior has none; use method='mcmc' or 'bootstrap'"
+        )
+    if draws is None:
+        draws = REPLICAS if method == "bootstrap" else DRAWS
+    return ErrorBars(method, draws, seed)
+
+
+def _check_latent(prior: Prior) -> None:
+    """Refuse priors whose joint posterior of theta and latent cannot be sampled."""
+    if isinstance(prior, PlainPrior):
+        raise SeppriorError(
+            "method='mcmc' needs a density of the noise, and objective='plain' has "
+            "none; use objective='joint', or method='bootstrap'"
+        )
+    if isinstance(prior, ScorePrior) or not isinstance(prior, LatentPrior):
+        raise SeppriorError(
+            f"method='mcmc' needs a prior with a latent, or gaussian; a {prior.name} "
+            "prior has none: use method='langevin' or 'bootstrap'"
+        )
+    if isinstance(prior, SpecGANPrior | GeneratorPrior) and prior.space.infers_label:
+        raise SeppriorError(
+            "method='mcmc' cannot sample which label holds: give one of "
+            f"label={', '.join(map(repr, prior.space.labels))}, or use "
+            "method='bootstrap'"
+        )
+
+
+def laplace(
+    answer: Answer | Fit,
+    form: Form,
+    method: str,
+    table: dict[str, Any] | None,
+    window: int,
+) -> Intervals:
+    """Error bars from the curvature at the optimum, with calibrated widths.
+
+    Args:
+        answer: parameters with covariance.
+        form: the signal.
+        method: "gls", "robust" or "joint", whose factors are used.
+        table: from `calibration.measure_calibration`, if there is one.
+        window: samples in the prior's window.
+    """
+    values, covariance = form.natural(answer.theta, answer.covariance)
+    sd = covariance.diagonal(dim1=-2, dim2=-1).clamp_min(0.0).sqrt()
+    one = torch.ones_like(sd)
+    wide = torch.full_like(sd, calibration.Z95)
+    alike = form.frequencies(answer.theta)
+    for i, name in enumerate(form.names):
+        kind, frequency = alike[name]
+        cycles = frequency * window / form.geometry.sample_rate
+        one[:, i], wide[:, i] = calibration.factors(table, method, kind, cycles)
+    half = wide * sd
+    return Intervals(
+        values,
+        covariance * one[:, :, None] * one[:, None, :],
+        torch.stack([values - half, values + half], -1),
+    )
+
+
+def sampled(
+    prior: Prior, outcome: Outcome, form: Form, used: Tensor, how: ErrorBars
+) -> Sampled:
+    """Error bars of the answers from draws.
+
+    Where the answer is that of least squares, its noise model (stationary Gaussian) is
+    what noise is drawn from, or what the likelihood is made of.
+
+    Args:
+        prior: the noise prior.
+        outcome: the fits.
+        form: the signal, with bounds common to all measurements.
+        used: shape (B,), whether the answer is the prior's.
+        how: method other than "laplace", and number of draws.
+    """
+    record = outcome.record
+    theta = outcome.gls.theta.clone()
+    if outcome.joint is not None:
+        theta[used] = outcome.joint.theta[used]
+    chains = CHAINS if how.posterior else 1
+    n_draws = -(-how.draws // chains)
+    drawn = theta.new_empty(len(theta), chains, n_draws, theta.shape[1])
+    for mine in (True, False):
+        rows = (used == mine).nonzero().flatten()
+        if len(rows):
+            drawn[rows] = _draw(prior, outcome, form, rows, n_draws, how, joint=mine)
+    return _summary(form, record, theta, drawn, posterior=how.posterior)
+
+
+def _draw(
+    prior: Prior,
+    outcome: Outcome,
+    form: Form,
+    rows: Tensor,
+    n_draws: int,
+    how: ErrorBars,
+    *,
+    joint: bool,
+) -> Tensor:
+    """Draws (B, C, S, P) of theta for some of the measurements."""
+    record, seed = outcome.record.select(rows), how.seed
+    if how.method == "bootstrap":
+        answer = outcome.joint if joint else outcome.gls
+        assert answer is not None
+        source = prior if joint else _stationary(prior)
+        return replicas(
+            source,
+            record,
+            form,
+            answer.theta[rows],
+            n_draws=n_draws,
+            joint=joint,
+            seed=seed,
+        )
+    if not joint:
+        gaussian = _stationary(prior)
+        fit = least_squares_optimum(gaussian, record, form, outcome.gls.theta[rows])
+        return sample_latent(gaussian, record, form, fit, n_draws=n_draws, seed=seed)
+    optimum = outcome.optimum
+    assert optimum is not None
+    fit = optimum.select(rows)
+    if isinstance(fit, ScoreFit):
+        assert isinstance(prior, ScorePrior)
+        return sample_score(prior, record, form, fit, n_draws=n_draws, seed=seed)
+    assert isinstance(prior, LatentPrior) and isinstance(fit, JointFit)
+    return sample_latent(prior, record, form, fit, n_draws=n_draws, seed=seed)
+
+
+def _stationary(prior: Prior) -> GaussianPrior:
+    """Gaussian noise of the prior's spectrum: the model behind least squares."""
+    return GaussianPrior(
+        prior.autocovariance, level=prior.level, sample_rate=prior.sample_rate
+    )
+
+
+def _summary(
+    form: Form, record: Record, theta: Tensor, drawn: Tensor, *, posterior: bool
+) -> Sampled:
+    """Natural parameters, intervals and signal from draws (B, C, S, P) of theta."""
+    n, chains, count, p = drawn.shape
+    nothing = theta.new_zeros(n, p, p)
+    estimate, _ = form.natural(theta, nothing)
+    flat = drawn.flatten(0, 2)
+    natural = torch.cat(
+        [form.natural(v, v.new_zeros(len(v), p, p))[0] for v in flat.split(2**16)]
+    ).view(n, chains * count, -1)
+    kinds = form.frequencies(theta)
+    phases = [i for i, name in enumerate(form.names) if kinds[name][0] == "phase"]
+    centre = estimate[:, None]
+    turned = wrap_phase((natural - centre)[..., phases])
+    natural[..., phases] = centre[..., phases] + turned
+    mean = natural.mean(1)
+    rest = natural - mean[:, None]
+    covariance = rest.mT @ rest / (natural.shape[1] - 1)
+    low, high = (quantile(natural.mT, level) for level in (TAIL, 1.0 - TAIL))
+    signal, band = _signals(form, record, drawn.flatten(1, 2))
+    draws = natural.view(n, chains, count, -1)
+    if not posterior:
+        # The estimate errs as the replicas do about it: the interval is mirrored.
+        ends = torch.stack([2.0 * estimate - high, 2.0 * estimate - low], -1)
+        nan = torch.full_like(estimate, torch.nan)
+        signal = form.evaluate(record.t, theta)
+        return Sampled(
+            Intervals(estimate, covariance, ends), signal, band, draws, nan, nan
+        )
+    shift = torch.zeros_like(mean)
+    shift[:, phases] = wrap_phase(mean[:, phases]) - mean[:, phases]
+    ends = torch.stack([low + shift, high + shift], -1)
+    by_name = draws.permute(0, 3, 1, 2)
+    return Sampled(
+        Intervals(mean + shift, covariance, ends),
+        signal,
+        band,
+        draws,
+        split_rhat(by_name),
+        effective_size(by_name),
+    )
+
+
+def _signals(form: Form, record: Record, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (B, W, N) of the signals of draws (B, S, P)."""
+    means, deviations = [], []
+    at_once = max(2, SIGNAL_NUMBERS // record.t.numel())
+    for own in theta:
+        total = torch.zeros_like(record.t)
+        square = torch.zeros_like(record.t)
+        offset = form.evaluate(record.t, own[:1])
+        for part in own.split(at_once):
+            rest = form.evaluate(record.t, part) - offset
+            total += rest.sum(0)
+            square += rest.square().sum(0)
+        mean = total / len(own)
+        variance = (square / len(own) - mean.square()).clamp_min(0.0)
+        means.append(mean + offset[0])
+        deviations.append(variance.sqrt())
+    return torch.stack(means), torch.stack(deviations)
