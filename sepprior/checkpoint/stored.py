@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sepprior.checkpoint import diffusion, gaussian, generator, specgan
+from sepprior.checkpoint import diffusion, gaussian, generator, specgan, spectrogram
 from sepprior.checkpoint.files import load_tensors, resolve_device, save_tensors
 from sepprior.errors import SeppriorError
 from sepprior.priors import Prior
@@ -98,6 +98,11 @@ def load_prior(path: str | Path, *, device: str = "auto") -> Prior:
         raise SeppriorError(
             f"{path}: holds no noise prior (perhaps a training state); "
             "give the .safetensors file that 'sepprior train-noise' reports"
+        )
+    if header["kind"] == spectrogram.KIND:
+        raise SeppriorError(
+            f"{path}: generates spectrograms, from which no noise waveform follows: "
+            "'sepprior sample' writes them; to separate, train on recordings"
         )
     version = header.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:

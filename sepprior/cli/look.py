@@ -16,6 +16,7 @@ from sepprior.cli.options import (
     sample_rate_option,
     seed_option,
 )
+from sepprior.errors import SeppriorError
 from sepprior.rates import check_sample_rate
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 INSPECTED_WINDOWS = 2000
 """Most noise windows that `inspect` compares the prior with."""
+SPECTROGRAMS_AT_ONCE = 64
+"""Spectrograms generated at a time."""
 
 
 @click.command("inspect")
@@ -128,14 +131,19 @@ def _in_short(value: object) -> str:
     "--output",
     type=path_type,
     metavar="FILE",
-    help="CSV (time, sample_0, ...) or NPY (N, window).  [default: CSV to stdout]",
+    help="CSV (time, sample_0, ...) or NPY (N, window).  [default: CSV to stdout]; of "
+    "spectrograms a folder, for a CSV each.",
 )
 def sample_command(
     prior_path: Path, number: int, device: str, seed: int, output: Path | None
 ) -> None:
-    """Draw noise from a prior."""
+    """Draw noise from a prior, or spectrograms from what was trained on them."""
+    from sepprior.checkpoint import holds_spectrogram_gan
     from sepprior.outputs import check_output_file, whole_files, write_csv
 
+    if holds_spectrogram_gan(prior_path):
+        _sample_spectrograms(prior_path, number, device, seed, output)
+        return
     if output is not None:
         check_output_file(output, suffixes=[".csv", ".npy"])
 
@@ -159,3 +167,29 @@ def sample_command(
             with path.open("w", newline="", encoding="utf-8") as file:
                 write_csv(file, columns)
     click.echo(f"written: {output}")
+
+
+def _sample_spectrograms(
+    path: Path, number: int, device: str, seed: int, folder: Path | None
+) -> None:
+    """Write generated spectrograms as CSV files, as those that were trained on."""
+    import torch
+
+    from sepprior.checkpoint import load_spectrogram_gan
+    from sepprior.data.spectrograms import write_spectrogram
+    from sepprior.outputs import check_output_folder, whole_files
+
+    if folder is None or folder.suffix:
+        raise SeppriorError(
+            f"'{path}' generates spectrograms: name the folder for their CSV files "
+            "with -o FOLDER"
+        )
+    check_output_folder(folder)
+    model = load_spectrogram_gan(path, device=device)
+    rng = torch.Generator().manual_seed(seed)
+    for first in range(0, number, SPECTROGRAMS_AT_ONCE):
+        count = min(SPECTROGRAMS_AT_ONCE, number - first)
+        for place, values in enumerate(model.sample(count, generator=rng), first):
+            with whole_files(folder / f"spectrogram_{place:05d}.csv") as (name,):
+                write_spectrogram(name, values.cpu().numpy())
+    click.echo(f"written: {number} spectrograms to {folder}")

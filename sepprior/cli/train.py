@@ -20,6 +20,7 @@ from sepprior.config import (
     CONFIGS,
     DEFAULT_MODEL,
     NoiseConfig,
+    SpecGANConfig,
     config_from_dict,
     load_config,
     override,
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from sepprior.outputs import StepLog
+
+
+SPECTROGRAMS = "spectrograms"
 
 
 @click.command("train-noise")
@@ -75,6 +79,11 @@ def train_noise_command(
 
     NOISE are files or folders: CSV, TXT, NPY, NPZ, WAV, HDF5 or Parquet. Statistics of
     each tick go to a .jsonl file beside the prior. Ctrl-C leaves a usable prior.
+
+    With a recipe of channels = "magnitude", NOISE may be spectrograms: CSV files of
+    magnitudes without header, a line per frequency, a column per frame, all of one
+    size such as 128 x 128. What is learned then generates spectrograms (sepprior
+    sample) and cannot separate.
     """
     from sepprior.outputs import StepLog, check_output_file
 
@@ -82,23 +91,21 @@ def train_noise_command(
     recipe = _recipe(config_file, model, resumed=output if resume else None)
     recipe = override(recipe, {"window": window, "steps": steps, "seed": seed})
 
-    from sepprior.data import read_recordings
-
-    recording = read_recordings(noise, sample_rate=sample_rate, column=column)
     # Of several processes started by torchrun the first one reports.
     reports = int(os.environ.get("RANK", "0")) == 0
-    if reports:
-        click.echo(
-            f"training a {recipe.model} prior on {recording.n_samples} samples at "
-            f"{recording.sample_rate:.6g} Hz, windows of {recipe.window} samples",
-            err=True,
-        )
-
-    from sepprior.training import train
-
-    output.parent.mkdir(parents=True, exist_ok=True)
     before = _modified(output)
-    records = train(recording, recipe, device=device, output=output, resume=resume)
+    records, what = _training(
+        noise,
+        recipe,
+        sample_rate=sample_rate,
+        column=column,
+        device=device,
+        output=output,
+        resume=resume,
+    )
+    if reports:
+        click.echo(f"training a {recipe.model} {what}", err=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
     if not reports:
         for _ in records:
             pass
@@ -121,9 +128,52 @@ def train_noise_command(
                 err=True,
             )
         ctx.exit(130)
-    option = "" if output == DEFAULT_PRIOR else f" --prior {shlex.quote(str(output))}"
     click.echo(f"prior: {output}\nstatistics of the training: {log_path}")
+    named = shlex.quote(str(output))
+    if what.endswith(SPECTROGRAMS):
+        click.echo(f"next: sepprior sample {named} -n N -o FOLDER")
+        return
+    option = "" if output == DEFAULT_PRIOR else f" --prior {named}"
     click.echo(f"next: sepprior separate MEASUREMENT{option}")
+
+
+def _training(
+    noise: tuple[Path, ...],
+    recipe: NoiseConfig,
+    *,
+    sample_rate: float | None,
+    column: str | None,
+    device: str,
+    output: Path,
+    resume: bool,
+) -> tuple[Generator[dict[str, Any], None, object], str]:
+    """The records of a training, and on what it is."""
+    from sepprior.data.spectrograms import are_spectrograms, read_spectrograms
+
+    if (
+        isinstance(recipe, SpecGANConfig)
+        and recipe.channels == "magnitude"
+        and column is None
+        and are_spectrograms(noise)
+    ):
+        from sepprior.training import train_spectrograms
+
+        data = read_spectrograms(noise)
+        records = train_spectrograms(
+            data, recipe, device=device, output=output, resume=resume
+        )
+        size = f"{data.size} x {data.size}"
+        return records, f"generator on {len(data)} {size} {SPECTROGRAMS}"
+
+    from sepprior.data import read_recordings
+    from sepprior.training import train
+
+    recording = read_recordings(noise, sample_rate=sample_rate, column=column)
+    records = train(recording, recipe, device=device, output=output, resume=resume)
+    return records, (
+        f"prior on {recording.n_samples} samples at {recording.sample_rate:.6g} Hz, "
+        f"windows of {recipe.window} samples"
+    )
 
 
 def _recipe(
@@ -140,9 +190,9 @@ def _recipe(
     if config_file is not None:
         return load_config(config_file, model=model)
     if resumed is not None:
-        from sepprior.checkpoint import load_prior
+        from sepprior.checkpoint import load_tensors
 
-        stored = load_prior(resumed, device="cpu").metadata.get("config")
+        stored = load_tensors(resumed)[1].get("metadata", {}).get("config")
         if stored is None:
             raise SeppriorError(
                 f"'{resumed}' does not hold the recipe it was trained with: name the "

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from sepprior.config import config_from_dict, config_to_dict
+from sepprior.errors import SeppriorError
+
+
+def resume_path(output: Path) -> Path:
+    """Where the full training state of a prior at `output` is kept."""
+    return output.with_name(f"{output.stem}.resume.safetensors")
 
 
 def pack(tree: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
@@ -48,3 +58,33 @@ def unpack(tensors: dict[str, Tensor], plain: Any) -> Any:
     if "list" in plain:
         return [unpack(tensors, value) for value in plain["list"]]
     return plain["value"]
+
+
+def check_continued(
+    state: Mapping[str, Any], metadata: Mapping[str, Any], where: Path
+) -> None:
+    """Refuse to continue a training with other recordings or settings.
+
+    Args:
+        state: what the earlier run stored.
+        metadata: facts of this run.
+        where: the file of the state.
+
+    Raises:
+        SeppriorError: says what differs.
+    """
+    if state["data_hash"] != metadata["data_hash"]:
+        raise SeppriorError(
+            f"{where}: belongs to other recordings; give the same noise files or train "
+            "from the start"
+        )
+    now = metadata["config"]
+    # Settings that are newer than the file had their default then.
+    before = config_to_dict(config_from_dict(state["config"]))
+    changed = sorted(k for k in now if before.get(k) != now[k])
+    if set(changed) - {"steps", "tick"}:
+        raise SeppriorError(
+            f"{where}: was trained with another {changed[0]} "
+            f"({before.get(changed[0])!r}, now {now[changed[0]]!r}); "
+            "give the same settings or train from the start"
+        )

@@ -34,18 +34,13 @@ from sepprior.stationary import autocovariance
 from sepprior.training.contract import Task, Trainer, block_size
 from sepprior.training.parallel import current_ranks, join_processes
 from sepprior.training.registry import build_trainer
-from sepprior.training.state import pack, unpack
+from sepprior.training.state import check_continued, pack, resume_path, unpack
 from sepprior.training.validate import validate
 
 VALIDATION_WINDOWS = 128
 SAVE_SECONDS = 20.0
 RUNAWAY = 10.0
 """Nats per sample over the stationary Gaussian that only a broken run reaches."""
-
-
-def resume_path(output: Path) -> Path:
-    """Where the full training state of a prior at `output` is kept."""
-    return output.with_name(f"{output.stem}.resume.safetensors")
 
 
 def train(
@@ -246,21 +241,7 @@ def _load_state(path: Path | None, metadata: Mapping[str, Any]) -> dict[str, Any
     if "training_state" not in header:
         raise SeppriorError(f"{where}: holds no training state; train from the start")
     state = unpack(tensors, header["training_state"])
-    if state["data_hash"] != metadata["data_hash"]:
-        raise SeppriorError(
-            f"{where}: belongs to other recordings; give the same noise files or train "
-            "from the start"
-        )
-    now = metadata["config"]
-    # Settings that are newer than the file had their default then.
-    before = config_to_dict(config_from_dict(state["config"]))
-    changed = sorted(k for k in now if before.get(k) != now[k])
-    if set(changed) - {"steps", "tick"}:
-        raise SeppriorError(
-            f"{where}: was trained with another {changed[0]} "
-            f"({before.get(changed[0])!r}, now {now[changed[0]]!r}); "
-            "give the same settings or train from the start"
-        )
+    check_continued(state, metadata, where)
     return state
 
 
