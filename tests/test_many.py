@@ -448,6 +448,8 @@ def test_a_dask_worker_that_is_killed_loses_nothing(tmp_path, prior, monkeypatch
     next(progress)
     workers = worker_processes()
     assert len(workers) == 2
+    for worker in workers:
+        assert worker.environ()["MALLOC_TRIM_THRESHOLD_"] == str(cluster.KEPT_BYTES)
     workers[0].send_signal(signal.SIGKILL)
     last = list(progress)[-1]
     assert last.windows == 1500
