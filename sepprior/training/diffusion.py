@@ -25,7 +25,8 @@ from sepprior.diffusion import denoising_gain, flat_draws, geometric
 from sepprior.inference.last_level import choose_last_level
 from sepprior.nets import Denoiser
 from sepprior.priors import DiffusionPrior
-from sepprior.priors.diffusion import FLOW_RANGE, Geometry
+from sepprior.priors.diffusion import FLOW_RANGE
+from sepprior.priors.views import Geometry
 from sepprior.training.contract import Task
 from sepprior.training.parallel import current_ranks
 from sepprior.training.steps import check_finite, follow, mixed_precision, set_rate
