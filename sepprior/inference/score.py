@@ -88,6 +88,7 @@ class ScoreProblem:
     def __init__(self, prior: ScorePrior, record: Record, *, form: Form) -> None:
         self.prior, self.record, self.form = prior, record, form
         self.gaps = Gaps(record.present)
+        self.expects = bool(form.prior_precision.any())
 
     def residual(self, theta: Tensor, missing: Tensor, which: Tensor) -> Tensor:
         """Whitened noise hypotheses, (Q, W, N) float64."""
@@ -177,13 +178,15 @@ class ScoreProblem:
         # What a step leaves uncertain: the sandwich, since the score of clean noise
         # varies less than that of smoothed noise (Huber 1967).
         covariance = inverse @ scatter @ inverse
-        mean, precision = form.prior_mean.to(score), form.prior_precision.to(score)
-        if first is not None:
-            precision = torch.where(torch.arange(p) < first, precision.cpu(), 0.0)
-            precision = precision.to(score)
-        if precision.any():
+        if self.expects:
+            free = torch.arange(p, device=score.device) < (
+                p if first is None else first
+            )
             step, covariance = _with_expected(
-                step, covariance, precision, mean - fit.theta
+                step,
+                covariance,
+                form.prior_precision.to(score) * free,
+                form.prior_mean.to(score) - fit.theta,
             )
         own, of_theta = inverse[:, :p, :p], step[:, :p]
         length = torch.linalg.solve(own, of_theta.unsqueeze(-1)).squeeze(-1)

@@ -82,6 +82,7 @@ class DiffusionTrainer:
             config.learning_rate,
             betas=BETAS,
             weight_decay=WEIGHT_DECAY,
+            fused=True,
         )
         self._objective = self.ranks.step(self.network, self._loss, partial=False)
         if config.compile:

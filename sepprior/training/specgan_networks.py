@@ -100,9 +100,15 @@ def build_networks(config: SpecGANConfig, model: NoiseModel) -> Networks:
         critic,
         copy.deepcopy(generator).requires_grad_(False),
         None if encoder is None else copy.deepcopy(encoder).requires_grad_(False),
-        torch.optim.Adam(learners, WARMUP_LEARNING_RATE, betas=WARMUP_BETAS),
-        torch.optim.Adam(learners, config.learning_rate, betas=config.betas),
-        torch.optim.Adam(critic.parameters(), config.learning_rate, betas=config.betas),
+        torch.optim.Adam(
+            learners, WARMUP_LEARNING_RATE, betas=WARMUP_BETAS, fused=True
+        ),
+        torch.optim.Adam(
+            learners, config.learning_rate, betas=config.betas, fused=True
+        ),
+        torch.optim.Adam(
+            critic.parameters(), config.learning_rate, betas=config.betas, fused=True
+        ),
     )
 
 

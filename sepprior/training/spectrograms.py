@@ -91,7 +91,7 @@ class SpectrogramTrainer:
         self.generator = generator.to(self.device)
         self.critic = critic.to(self.device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
-        rates = {"lr": config.learning_rate, "betas": config.betas}
+        rates = {"lr": config.learning_rate, "betas": config.betas, "fused": True}
         self.optimiser = torch.optim.Adam(self.generator.parameters(), **rates)
         self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), **rates)
         self.adversary = Adversary(

@@ -97,10 +97,16 @@ class WaveformTrainer:
         if config.keep == "best":
             self.best = copy.deepcopy(self.ema)
         self.optimiser = torch.optim.Adam(
-            self.generator.parameters(), config.learning_rate, betas=config.betas
+            self.generator.parameters(),
+            config.learning_rate,
+            betas=config.betas,
+            fused=True,
         )
         self.critic_optimiser = torch.optim.Adam(
-            self.critic.parameters(), config.learning_rate, betas=config.betas
+            self.critic.parameters(),
+            config.learning_rate,
+            betas=config.betas,
+            fused=True,
         )
         self.adversary = Adversary(
             self.critic,
