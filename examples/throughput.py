@@ -84,6 +84,7 @@ def main(prior: Path | None, batch: tuple[int, ...], repeat: int, device: str) -
     # Processes of one thread each: with more they stand in each other's way.
     os.environ |= dict.fromkeys(ONE_THREAD, "1")
     with spawn.Pool(1) as one, spawn.Pool(processes) as pool:
+        warm = False
         for size in (processes, *batch):
             x = np.resize(trials.x, (size, n))
             part = x[:AT_ONCE]
@@ -100,6 +101,9 @@ def main(prior: Path | None, batch: tuple[int, ...], repeat: int, device: str) -
                 work = partial(pool.starmap, fit_by_scipy, tasks)
                 pooled.append(seconds(work) / len(part))
             each = float(np.median(ours))
+            if not warm:  # the first round starts the processes
+                warm = True
+                continue
             print(
                 f"{size:7d}  {1 / each:10.0f}  {1e3 * each:7.3f}"
                 f"  {np.median(loop) / each:10.2f}  {np.median(pooled) / each:13.2f}"
