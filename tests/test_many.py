@@ -335,6 +335,16 @@ def test_memory_for_many_files_is_that_of_their_names(tmp_path, prior, monkeypat
 # --- bad files
 
 
+def test_a_table_without_pyarrow_is_refused_in_one_line(tmp_path, prior, monkeypatch):
+    inputs = rows_file(tmp_path / "in/a.npy", 2)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    args = ["separate", str(inputs), "--table", str(tmp_path / "t")]
+    result = CliRunner().invoke(main, [*args, "--prior", str(prior)])
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].endswith("needs pyarrow; pip install pyarrow")
+    assert not (tmp_path / "t").exists()
+
+
 def test_bad_files_are_errors_or_left_out(tmp_path, prior, monkeypatch):
     for s in range(5):
         write_csv(tmp_path / f"in/{s}.csv", series(seed=s))

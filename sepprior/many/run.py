@@ -101,14 +101,20 @@ def separate_many(
         The progress, after each part. The work is done while it is drawn.
 
     Raises:
-        SeppriorError: an option cannot be used, the folder holds something that cannot
-            be continued or, while the progress is drawn, an input cannot be used.
-            Finished parts stay.
+        SeppriorError: an option cannot be used, pyarrow is missing, the folder holds
+            something that cannot be continued or, while the progress is drawn, an
+            input cannot be used. Finished parts stay.
     """
     if engine == "local" and (workers is not None or scheduler is not None):
         raise SeppriorError("workers and a scheduler belong to --engine dask")
     if workers is not None and scheduler is not None:
         raise SeppriorError("give --workers or --scheduler, not both")
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise SeppriorError(
+            f"writing the table '{table}' needs pyarrow; pip install pyarrow"
+        ) from error
     digest = file_digest(prior)
     loaded = prior_of(str(prior), device, digest, label)
     window = loaded.window if window is None else window
