@@ -1,5 +1,8 @@
 """A small noise recording and priors trained on it, shared by the tests."""
 
+from collections.abc import Generator
+from typing import Any, TypeVar
+
 import numpy as np
 import pytest
 from scipy.signal import lfilter
@@ -7,6 +10,8 @@ from scipy.signal import lfilter
 from sepprior.config import GaussianConfig, SpecGANConfig
 from sepprior.data import Recording, as_recording
 from sepprior.priors import GaussianPrior, SpecGANPrior
+
+Learned = TypeVar("Learned")
 
 WINDOW = 64
 SAMPLE_RATE = 100.0
@@ -28,6 +33,23 @@ def coloured_noise(n: int, *, seed: int) -> np.ndarray:
     """AR(1) noise, pole 0.6, innovations of unit variance, around `LEVEL`."""
     white = np.random.default_rng(seed).standard_normal(n + 100)
     return lfilter([1.0], [1.0, -0.6], white)[100:] + LEVEL
+
+
+def finish(
+    stream: Generator[dict[str, Any], None, Learned],
+) -> tuple[list[dict[str, Any]], Learned]:
+    """All records of a training run, and what it learned."""
+    records = []
+    while True:
+        try:
+            records.append(next(stream))
+        except StopIteration as end:
+            return records, end.value
+
+
+def timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records without what the clock says."""
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in records]
 
 
 @pytest.fixture(scope="session")

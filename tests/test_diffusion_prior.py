@@ -22,7 +22,7 @@ from sepprior.priors import DiffusionPrior, LatentPrior, PlainPrior, Prior, Scor
 from sepprior.stationary import autocovariance
 from sepprior.training import train
 from sepprior.training.diffusion import measure_scores
-from tests.conftest import LEVEL, SAMPLE_RATE, WINDOW, coloured_noise
+from tests.conftest import LEVEL, SAMPLE_RATE, WINDOW, coloured_noise, finish, timeless
 
 TINY = DiffusionConfig(window=WINDOW, width=8, steps=20, batch=16, tick=5)
 
@@ -31,15 +31,6 @@ TINY = DiffusionConfig(window=WINDOW, width=8, steps=20, batch=16, tick=5)
 def few_injections(monkeypatch):
     monkeypatch.setattr(calibration, "trials_per_band", lambda window, *, joint: 40)
     monkeypatch.setattr(last_level, "TRIALS", 40)
-
-
-def finish(stream):
-    records = []
-    while True:
-        try:
-            records.append(next(stream))
-        except StopIteration as end:
-            return records, end.value
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +105,6 @@ def test_resumed_training_is_bit_for_bit_the_uninterrupted_one(
     for name, tensor in prior.network.state_dict().items():
         assert torch.equal(tensor, whole[name]), name
     assert torch.equal(prior.information, trained[1].information)
-
-
-def timeless(records):
-    return [{k: v for k, v in r.items() if k != "seconds"} for r in records]
 
 
 def test_seeds_differ(recording):

@@ -22,6 +22,7 @@ from sepprior.nets import Generator, PlaneShape
 from sepprior.priors.spectrogram import magnitudes, planes_of
 from sepprior.training import train_spectrograms
 from sepprior.training.spectrograms import SpectrogramTrainer, _mean_power
+from tests.conftest import finish
 
 SIZE = 8
 TINY = SpecGANConfig(
@@ -56,15 +57,6 @@ def folder(tmp_path):
     for number, values in enumerate(noise(40)):
         write_spectrogram(path / f"{number:03d}.csv", values)
     return path
-
-
-def finish(stream):
-    records = []
-    while True:
-        try:
-            records.append(next(stream))
-        except StopIteration as end:
-            return records, end.value
 
 
 def test_files_are_read_as_they_are_written(folder, tmp_path):

@@ -28,7 +28,15 @@ from sepprior.training.noise_model import NoiseModel
 from sepprior.training.specgan_networks import build_networks, freeze
 from sepprior.training.state import pack, unpack
 from sepprior.transforms import toeplitz
-from tests.conftest import LEVEL, SAMPLE_RATE, TINY, WINDOW, coloured_noise
+from tests.conftest import (
+    LEVEL,
+    SAMPLE_RATE,
+    TINY,
+    WINDOW,
+    coloured_noise,
+    finish,
+    timeless,
+)
 
 train_module = __import__(train_function.__module__, fromlist=["train"])
 
@@ -37,20 +45,6 @@ train_module = __import__(train_function.__module__, fromlist=["train"])
 def quick(monkeypatch):
     """Leave out the final validation, which the shared priors go through."""
     monkeypatch.setattr(train_module, "validate", lambda *_, **__: {"heldout": {}})
-
-
-def finish(stream: Any) -> tuple[list[dict[str, Any]], Prior]:
-    """All records of a training run and its prior."""
-    records = []
-    while True:
-        try:
-            records.append(next(stream))
-        except StopIteration as end:
-            return records, end.value
-
-
-def timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in r.items() if k != "seconds"} for r in records]
 
 
 def weights(prior: Prior) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ from sepprior.training import train as train_function
 from sepprior.training.labels import Labels, labelled_crops
 from sepprior.training.range_error import Effort, band_ratio, fit_range_error
 from sepprior.transforms import toeplitz
-from tests.conftest import SAMPLE_RATE, WINDOW, coloured_noise
+from tests.conftest import SAMPLE_RATE, WINDOW, coloured_noise, finish, timeless
 
 train_module = __import__(train_function.__module__, fromlist=["train"])
 MODELS = ["wavegan", "lstm", "gansynth"]
@@ -40,19 +40,6 @@ def quick(monkeypatch):
     monkeypatch.setattr(train_module, "validate", lambda *_, **__: dict(facts))
     monkeypatch.setattr("sepprior.training.waveform.MOST_FIT", 8)
     monkeypatch.setattr(GeneratorPrior, "n_candidates", 4)
-
-
-def finish(stream):
-    records = []
-    while True:
-        try:
-            records.append(next(stream))
-        except StopIteration as end:
-            return records, end.value
-
-
-def timeless(records):
-    return [{k: v for k, v in r.items() if k != "seconds"} for r in records]
 
 
 def same(a, b):
