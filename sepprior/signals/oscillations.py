@@ -12,6 +12,7 @@ the reference time of the angle to the first sample.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ SLOWEST_DECAYS = (0.5, 1.0, 2.0, 4.0)
 """Decay rates to search first, in units of 1 / T; then doubled up to the limit."""
 
 
-class Oscillation:
+class Oscillation(ABC):
     """What the forms of this module share; see the module's text.
 
     theta is (bias, a_1, b_1, ..., a_H, b_H, q). Sub-classes give the quadratures with
@@ -51,10 +52,11 @@ class Oscillation:
         """Theta as it is."""
         return theta
 
+    @abstractmethod
     def pairs(self, t: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         """``e cos psi_h`` and ``e sin psi_h``, each (Q, H, ..., N)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def slopes(self, t: Tensor, q: Tensor, even: Tensor, odd: Tensor) -> list[Tensor]:
         """Derivatives by each q from those by the angle and the logarithm of e.
 
@@ -67,7 +69,6 @@ class Oscillation:
         Returns:
             M tensors (Q, ..., N).
         """
-        raise NotImplementedError
 
     def linear_columns(self, t: Tensor, nonlinear: Tensor) -> Tensor:
         """Columns ``1, e cos psi_1, e sin psi_1, ...``, (Q, 1 + 2 H, ..., N)."""
@@ -107,17 +108,17 @@ class Oscillation:
         )
         return wrapped, covariance
 
+    @abstractmethod
     def _values(self, theta: Tensor) -> Tensor:
         """Natural parameters (R,) of theta (P,), phases not wrapped."""
-        raise NotImplementedError
 
+    @abstractmethod
     def from_natural(self, values: Tensor) -> Tensor:
         """The inverse of `natural`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def frequencies(self, theta: Tensor) -> dict[str, tuple[str, Tensor]]:
         """See `Form`."""
-        raise NotImplementedError
 
     def _theta(
         self, bias: Tensor, amplitude: Tensor, phase: Tensor, q: Tensor
