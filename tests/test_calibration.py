@@ -11,6 +11,7 @@ from sepprior.inference.calibration import (
     KINDS,
     Z95,
     _factor,
+    _factors,
     analyse_batch,
     factors,
     measure_calibration,
@@ -160,6 +161,40 @@ def test_the_joint_solver_is_calibrated_likewise(monkeypatch):
     assert flat(table, "joint").mean() == pytest.approx(2.0, rel=0.15)
 
 
+def test_error_bars_that_are_too_short_on_unseen_noise_are_widened(few):
+    """Right on what was seen, half as wide as they should be on what was not.
+
+    Negative control: unseen noise like the seen one changes little.
+    """
+    table = measure_calibration(
+        gaussian(), noise(), joint=False, seed=0, unseen=noise(7), n_unseen=100
+    )
+    assert np.abs(flat(table, "gls") - 1).mean() < 0.08
+    louder = noise(7, gaussian(4.0))
+    table = measure_calibration(
+        gaussian(), noise(), joint=False, seed=0, unseen=louder, n_unseen=100
+    )
+    assert flat(table, "gls").mean() == pytest.approx(2.0, rel=0.12)
+    # Two windows tell little.
+    table = measure_calibration(
+        gaussian(), noise(), joint=False, seed=0, unseen=louder, n_unseen=2
+    )
+    assert flat(table, "gls").mean() < 1.8
+
+
+def test_bands_borrow_strength_from_each_other():
+    """A deviation common to all bands is kept where each band alone would drop it."""
+    rng = np.random.default_rng(6)
+    together, alone = [], []
+    for _ in range(100):
+        bands = [1.15 * np.abs(rng.standard_normal(60)) for _ in range(4)]
+        together.append(_factors(bands, 0.6827, 1.0))
+        alone.append([_factor(z, 0.6827, 1.0) for z in bands])
+    assert np.mean(together) > np.mean(alone)
+    errors = [np.mean((np.array(v) - 1.15) ** 2) for v in (together, alone)]
+    assert errors[0] < 0.7 * errors[1]
+
+
 def test_seeds(few, monkeypatch):
     monkeypatch.setattr(calibration, "trials_per_band", lambda window, *, joint: 40)
     tables = [
@@ -195,7 +230,7 @@ def test_covariance_of_the_noise_is_what_is_tested():
 
 def test_trials():
     assert trials_per_band(300, joint=False) == 1500
-    assert trials_per_band(300, joint=True) == 300
+    assert trials_per_band(300, joint=True) == 400
     assert trials_per_band(16384, joint=False) == 45
     assert trials_per_band(65536, joint=True) == 40
 

@@ -87,6 +87,11 @@ def test_records_and_metadata(trained):
     assert prior.metadata["whitening"] == "total"
     assert {"heldout", "calibration", "novelty"} <= prior.metadata.keys()
     assert (prior.levels.diff() < 0).all()
+    # The log-density of usual noise: by denoising errors, and by the flow.
+    usual, flow = prior.metadata["energy"], prior.metadata["heldout"]["heldout_nll"]
+    constant = 0.5 * WINDOW * math.log(2.0 * math.pi)
+    assert usual["mean"] + constant == pytest.approx(flow * WINDOW, abs=2.0)
+    assert 0.8 < usual["sd"] / math.sqrt(0.5 * WINDOW) < 1.25
 
 
 def test_resumed_training_is_bit_for_bit_the_uninterrupted_one(

@@ -1,6 +1,7 @@
 """Annealed Fisher scoring against least squares and exact maximum likelihood."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from sepprior.inference.least_squares import gls_features
 from sepprior.inference.pipeline import analyse
 from sepprior.inference.record import MaskedWhitener, lay_out
 from sepprior.inference.score import ScoreProblem
+from sepprior.inference.score_search import best_fit, unlikely
 from sepprior.inference.score_starts import cleaned_starts, starts_at_lines
 from sepprior.inference.starts import gls_starts
 from sepprior.nets import Denoiser
 from sepprior.priors import DiffusionPrior, ScorePrior
+from sepprior.training.diffusion import usual_energy
 from sepprior.transforms import Whitener
 
 N, RATE = 96, 48.0
@@ -302,6 +305,33 @@ def test_two_mode_noise_gives_maximum_likelihood():
     assert theirs > 2.0 * ours
     assert (outcome.evidence > 10.0).all()
     assert outcome.converged.all()
+
+
+def test_an_unlikely_noise_hypothesis_is_looked_at_again():
+    """One start, off by half of 1 / T and of opposite phase: all fits are caught by a
+    wrong frequency (the negative control), and say so by what they leave as noise."""
+    prior = TwoModes()
+    rng = torch.Generator().manual_seed(11)
+    quiet = prior.features(prior.sample(400, generator=rng))
+    energy = prior.gaussian_energy(quiet) - prior.gain(quiet)
+    record = laid(prior, measured(prior.sample(32, generator=rng)))
+    form = form_for(record)
+    whitener = MaskedWhitener(Whitener(prior.autocovariance), record.present)
+    off = torch.full((32, 1), 3.3 + 0.5 * RATE / N).double()
+    start = gls_starts(form, record, whitener, n_starts=1, guess=off)[0]
+    theta = start.theta * torch.tensor([1.0, -1.0, -1.0, 1.0])
+    start = replace(start, theta=torch.cat([theta[:, :3], off], 1))
+    problem = ScoreProblem(prior, record, form=form)
+    once = best_fit(problem, whitener, [start], None)
+    assert ((once.fit.theta[:, 3] - 3.3).abs() > 0.5 * RATE / N).all()
+    assert not unlikely(problem, once.energy).any()  # nothing is known to compare with
+    prior.metadata["energy"] = usual_energy(prior, quiet)
+    assert prior.metadata["energy"]["mean"] == pytest.approx(float(energy.mean()))
+    assert unlikely(problem, once.energy).all()
+    assert 0 < unlikely(problem, energy).double().mean() < 0.06
+    again = best_fit(problem, whitener, [start], None)
+    assert (again.energy <= once.energy).all()
+    assert ((again.fit.theta[:, 3] - 3.3).abs() < 0.1 * RATE / N).all()
 
 
 def test_no_step_is_longer_than_an_error_bar():

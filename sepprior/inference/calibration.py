@@ -27,84 +27,156 @@ from sepprior.signals import Geometry, Sinusoids, to_polar, wrap_phase
 KINDS = ("amplitude", "frequency", "phase", "bias")
 Q68, Q95 = 0.6827, 0.95
 Z95 = 1.959964
-BANDS = ((1.0, 4.0), (4.0, 12.0), (12.0, 36.0), (36.0, math.inf))
+BANDS = ((1.0, 2.5), (2.5, 8.0), (8.0, 36.0), (36.0, math.inf))
 """Cycles per window; the last one ends at 0.45 of the sample rate."""
 SIGNAL_TO_NOISE = (8.0, 100.0)
 """Amplitude over its GLS standard error, log-uniform."""
 BATCH = 100
+UNSEEN_SHARE = 4
+"""One injection in held-out noise for so many in all noise."""
+
+Crops = Callable[[int], np.ndarray]
+"""Gives n windows of noise, (n, N), data units."""
 
 
 def trials_per_band(window: int, *, joint: bool) -> int:
     """Injections per band: many for least squares, fewer where each costs more."""
-    most, samples = (300, 150_000) if joint else (1500, 750_000)
+    most, samples = (400, 200_000) if joint else (1500, 750_000)
     return int(min(most, max(40, samples // window)))
 
 
 def measure_calibration(
     prior: Prior,
-    crops: Callable[[int], np.ndarray],
+    crops: Crops,
     *,
     joint: bool,
     seed: int,
+    unseen: Crops | None = None,
+    n_unseen: int = 0,
 ) -> dict[str, Any]:
     """Factors for the error bars, from injections.
 
+    Few windows are held out: a factor from them alone would be uncertain by a tenth.
+    The factors are therefore measured on all noise; what a network is worse by on noise
+    it has not seen is measured over all bands together, and multiplies them where it is
+    significant.
+
     Args:
         prior: the prior to calibrate.
-        crops: gives n windows of noise, (n, N), data units.
-        joint: calibrate the joint solver (on noise the prior has not seen), else
-            GLS and the robust fit.
+        crops: windows of noise.
+        joint: calibrate the joint solver, else GLS and the robust fit.
         seed: of the injected parameters.
+        unseen: windows of noise the prior has not seen, if there are enough.
+        n_unseen: how many of them are independent.
 
     Returns:
         ``{"cycles": [...], "joint": {"amplitude": {"q68": [...], "q95": [...]}, ...},
         ...}``, factors on one standard error and on the 95 % half-width.
     """
     rng = np.random.default_rng(seed)
-    n, rate = prior.window, prior.sample_rate
+    n = prior.window
+    bands = [(low, min(high, 0.45 * n)) for low, high in BANDS if low < 0.45 * n]
+    count = trials_per_band(n, joint=joint)
+    errors = _errors(prior, crops, bands, count, joint=joint, rng=rng)
+    fresh = {}
+    if unseen is not None:
+        few = -(-count // UNSEEN_SHARE)
+        fresh = _errors(prior, unseen, bands, few, joint=joint, rng=rng)
+    table: dict[str, Any] = {"cycles": [math.sqrt(a * b) for a, b in bands]}
+    for method, parts in errors.items():
+        table[method] = {}
+        for i, kind in enumerate(KINDS):
+            own = [z[:, i] for z in parts]
+            new = np.concatenate([z[:, i] for z in fresh.get(method, [])] or [[]])
+            table[method][kind] = {
+                name: _worse(new, own, level, expected, n_unseen)
+                * _factors(own, level, expected)
+                for name, level, expected in (("q68", Q68, 1.0), ("q95", Q95, Z95))
+            }
+    return _as_lists(table)
+
+
+def _errors(
+    prior: Prior,
+    crops: Crops,
+    bands: list[tuple[float, float]],
+    count: int,
+    *,
+    joint: bool,
+    rng: np.random.Generator,
+) -> dict[str, list[np.ndarray]]:
+    """Absolute standardised errors (n, 4) of each method in each band."""
     methods = ("joint",) if joint else ("gls", "robust")
-    centres: list[float] = []
-    table: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for low, high in BANDS:
-        high = min(high, 0.45 * n)
-        if high <= low:
-            continue
-        centres.append(math.sqrt(low * high))
+    found: dict[str, list[np.ndarray]] = {m: [] for m in methods}
+    for low, high in bands:
         errors: dict[str, list[np.ndarray]] = {m: [] for m in methods}
-        left = trials_per_band(n, joint=joint)
+        left = count
         while left > 0:
-            count = min(left, BATCH)
-            left -= count
-            cycles = np.exp(rng.uniform(math.log(low), math.log(high), count))
-            f = cycles * rate / n
-            x, truth = draw_injections(prior, crops(count), f, rng)
+            here = min(left, BATCH)
+            left -= here
+            cycles = np.exp(rng.uniform(math.log(low), math.log(high), here))
+            f = cycles * prior.sample_rate / prior.window
+            x, truth = draw_injections(prior, crops(here), f, rng)
             outcome = analyse_batch(prior, x, f, joint=joint)
             for method in methods:
                 answer = getattr(outcome, method)
-                record = outcome.record
-                errors[method].append(standardised_errors(answer, record, truth))
-        for method, parts in errors.items():
-            z = np.abs(np.concatenate(parts))
-            for i, kind in enumerate(KINDS):
-                entry = table.setdefault(method, {}).setdefault(
-                    kind, {"q68": [], "q95": []}
+                errors[method].append(
+                    standardised_errors(answer, outcome.record, truth)
                 )
-                entry["q68"].append(_factor(z[:, i], Q68, 1.0))
-                entry["q95"].append(_factor(z[:, i], Q95, Z95))
-    return {"cycles": centres, **table}
+        for method, parts in errors.items():
+            found[method].append(np.abs(np.concatenate(parts)))
+    return found
 
 
-def _factor(z: np.ndarray, level: float, expected: float) -> float:
-    """Quantile of |z| over its Gaussian value, shrunk by its own uncertainty.
+def _factors(bands: list[np.ndarray], level: float, expected: float) -> np.ndarray:
+    """One factor per band, from the |z| (n,) of each.
 
-    The deviation from 1 is multiplied by ``1 - variance / deviation^2`` (positive-part
-    James and Stein 1961), so that exact error bars are not spoilt by counting noise.
+    That of all bands together is drawn towards 1, those of the bands towards it.
     """
+    pooled = _factor(np.concatenate(bands), level, expected)
+    return np.array([_factor(z, level, expected, about=pooled) for z in bands])
+
+
+def _factor(z: np.ndarray, level: float, expected: float, about: float = 1.0) -> float:
+    """Quantile of |z| over its Gaussian value, drawn towards `about`.
+
+    The deviation is multiplied by ``1 - variance / deviation^2`` (positive-part James
+    and Stein 1961), so that exact error bars are not spoilt by counting noise.
+    """
+    spread = about * _relative_error(len(z), level, expected)
+    return about + _shrunk(float(np.quantile(z, level)) / expected - about, spread)
+
+
+def _worse(
+    fresh: np.ndarray,
+    bands: list[np.ndarray],
+    level: float,
+    expected: float,
+    independent: int,
+) -> float:
+    """Quantile of |z| on unseen noise over that on all noise, drawn towards 1."""
+    if not len(fresh):
+        return 1.0
+    ratio = np.quantile(fresh, level) / np.quantile(np.concatenate(bands), level)
+    spread = _relative_error(min(len(fresh), independent), level, expected)
+    return 1.0 + _shrunk(float(ratio) - 1.0, spread)
+
+
+def _relative_error(count: int, level: float, expected: float) -> float:
+    """Standard error of a Gaussian quantile of |z|, over the quantile."""
     density = 2.0 * math.exp(-0.5 * expected**2) / math.sqrt(2.0 * math.pi)
-    variance = level * (1.0 - level) / (len(z) * (density * expected) ** 2)
-    deviation = float(np.quantile(z, level)) / expected - 1.0
-    keep = max(0.0, 1.0 - variance / max(deviation**2, 1e-12))
-    return 1.0 + keep * deviation
+    return math.sqrt(level * (1.0 - level) / max(1, count)) / (density * expected)
+
+
+def _shrunk(deviation: float, spread: float) -> float:
+    return deviation * max(0.0, 1.0 - spread**2 / max(deviation**2, 1e-12))
+
+
+def _as_lists(value: Any) -> Any:
+    """Arrays within nested dictionaries as lists, for JSON."""
+    if isinstance(value, dict):
+        return {name: _as_lists(part) for name, part in value.items()}
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def draw_injections(

@@ -11,13 +11,8 @@ from sepprior.inference.joint import JointFit, JointProblem
 from sepprior.inference.least_squares import Fit, robust_fit
 from sepprior.inference.periodogram import Periodogram, periodogram
 from sepprior.inference.record import MaskedWhitener, Record
-from sepprior.inference.score import (
-    SETTLED,
-    ScoreFit,
-    ScoreProblem,
-    best_fit,
-    gain_over_silence,
-)
+from sepprior.inference.score import SETTLED, ScoreFit, ScoreProblem
+from sepprior.inference.score_search import best_fit, gain_over_silence
 from sepprior.inference.starts import HOPELESS, alike_within, gls_starts
 from sepprior.priors import LatentPrior, PlainPrior, Prior, ScorePrior
 from sepprior.signals.form import Form

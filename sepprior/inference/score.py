@@ -13,22 +13,14 @@ Q problems (a start of a measurement each), W windows, N samples, p parameters.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sepprior.inference.gaps import Gaps
-from sepprior.inference.least_squares import Fit, inverse_information
-from sepprior.inference.periodogram import Periodogram
-from sepprior.inference.record import MaskedWhitener, Record
-from sepprior.inference.score_starts import (
-    cleaned_starts,
-    first_of_kind,
-    hopeful,
-    starts_at_lines,
-)
-from sepprior.inference.starts import HOPELESS, alike_within
+from sepprior.inference.least_squares import inverse_information
+from sepprior.inference.record import Record
 from sepprior.priors import ScorePrior
 from sepprior.signals.form import Form, clamp
 
@@ -40,8 +32,6 @@ LONGEST_STEP = 1.0
 """In standard errors."""
 SETTLED = 0.1
 """A fit has converged when its last step is shorter, in standard errors."""
-SCOUTED = 3
-"""Noise levels, the highest ones, at which every start is followed."""
 DRAW_SEED = 57
 """Key of the noise at which scores are evaluated, the same for all problems."""
 
@@ -207,108 +197,6 @@ class ScoreProblem:
         flat = residual.flatten(0, 1)
         energy = self.prior.gaussian_energy(flat) - self.prior.gain(flat)
         return energy.view(residual.shape[:2]).sum(-1)
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The best fit of each measurement.
-
-    Attributes:
-        fit: B fits.
-        energy: shape (B,), ``-log p`` of the noise hypothesis, nats.
-        agreement: shape (B,), share of the starts that came to the same frequency.
-    """
-
-    fit: ScoreFit
-    energy: Tensor
-    agreement: Tensor
-
-
-def best_fit(
-    problem: ScoreProblem,
-    whitener: MaskedWhitener,
-    starts: list[Fit],
-    spectrum: Periodogram | None,
-) -> Scored:
-    """Fit from several starts and keep the most probable answer.
-
-    Starts at different nonlinear parameters see the highest noise levels; of those that
-    stay apart the two most probable go on, and the likelihood decides at the end. It is
-    steep, and means little before a start has nearly arrived.
-
-    Args:
-        problem: B measurements.
-        whitener: of the stationary part of the noise.
-        starts: fits of the measurements by other methods, the most trusted first.
-        spectrum: periodogram of the data; None where the frequencies are known.
-    """
-    levels = range(len(problem.prior.levels))
-    scouting, rest = levels[:SCOUTED], levels[SCOUTED:]
-    n_linear = problem.form.n_linear
-    alike = alike_within(problem.form, starts[0])
-    if spectrum is not None:
-        cleaned = cleaned_starts(problem, whitener, starts[0])
-        starts = [
-            starts[0],
-            *cleaned,
-            *starts[1:],
-            *starts_at_lines(problem, starts[0]),
-        ]
-    theta = torch.stack([start.theta for start in starts])
-    n_starts, n, _ = theta.shape
-    alive = first_of_kind(theta[..., n_linear:], alike)
-    alive &= hopeful(problem.form, theta, spectrum)
-    rows = alive.flatten().nonzero().flatten()
-    fits = problem.descend(problem.start(theta.flatten(0, 1)[rows]), rows % n, scouting)
-    # From here on problems are the rows that are alive; `slot` finds them.
-    place = torch.full_like(theta[..., n_linear:], torch.nan).flatten(0, 1)
-    place[rows] = fits.theta[:, n_linear:]
-    place = place.view(n_starts, n, -1)
-    slot = torch.full((n_starts * n,), -1, device=rows.device)
-    slot[rows] = torch.arange(len(rows), device=rows.device)
-    alive &= first_of_kind(place, alike)
-    contested = (alive & (alive.sum(0) > 1)).flatten().nonzero().flatten()
-    energy = torch.where(alive, 0.0, torch.inf).double()
-    if len(contested):
-        energy.view(-1)[contested] = problem.energy(
-            fits.select(slot[contested]), contested % n
-        )
-    everyone = torch.arange(n, device=rows.device)
-    ranked, order = energy.sort(0)
-    best = problem.descend(fits.select(slot[order[0] * n + everyone]), everyone, rest)
-    best_energy = problem.energy(best, everyone)
-    if n_starts > 1:
-        near = (ranked[1] - ranked[0] < HOPELESS).nonzero().flatten()
-        if len(near):
-            second = slot[order[1, near] * n + near]
-            other = problem.descend(fits.select(second), near, rest)
-            other_energy = problem.energy(other, near)
-            won = other_energy < best_energy[near]
-            best_energy[near[won]] = other_energy[won]
-            best = best.replaced(near[won], other.select(won))
-    same = ((place - best.theta[:, n_linear:]).abs() < alike).all(-1)
-    tried = place.isfinite().all(-1)
-    agree = (same & tried).sum(0) / tried.sum(0)
-    return Scored(best, best_energy, agree.double())
-
-
-def gain_over_silence(problem: ScoreProblem, scored: Scored) -> Tensor | None:
-    """Log-likelihood of the best fits over that of no signal, nats, (B,).
-
-    Twice the gain is asymptotically distributed as in Gaussian noise (Wilks 1938). The
-    constant is fitted anew; None for forms without one.
-    """
-    form, fit = problem.form, scored.fit
-    if not (form.has_constant and form.n_linear):
-        return None
-    everyone = torch.arange(len(fit.theta), device=fit.theta.device)
-    quiet = fit.theta.clone()
-    quiet[:, 1 : form.n_linear] = 0.0
-    last = len(problem.prior.levels) - 1
-    silent = problem.descend(
-        replace(fit, theta=quiet), everyone, range(last, last + 1), first=1
-    )
-    return (problem.energy(silent, everyone) - scored.energy).clamp_min(0.0)
 
 
 def _with_expected(

@@ -24,7 +24,7 @@ from sepprior.data import random_crops
 from sepprior.diffusion import denoising_gain, flat_draws, geometric
 from sepprior.inference.last_level import choose_last_level
 from sepprior.nets import Denoiser
-from sepprior.priors import DiffusionPrior
+from sepprior.priors import DiffusionPrior, ScorePrior
 from sepprior.priors.diffusion import FLOW_RANGE
 from sepprior.priors.views import Geometry
 from sepprior.training.contract import Task
@@ -42,6 +42,7 @@ LEAST_RATE = 0.02
 """Share of the learning rate that is left at the end of the cosine."""
 CLIP_NORM = 1.0
 INFORMATION_WINDOWS = 1024
+ENERGY_WINDOWS = 256
 REPORT_LEVELS = 8
 REPORT_WINDOWS = 64
 
@@ -228,7 +229,10 @@ class DiffusionTrainer:
         keep = len(levels)
         if crops is not None:
             keep = choose_last_level(prior, crops, seed=self.config.seed)
-        return self._prior(prior.network, levels[:keep], products, metadata)
+            unseen = torch.from_numpy(crops(ENERGY_WINDOWS)) - self.task.gaussian.level
+            windows = self._white(unseen)
+        facts = {**metadata, "energy": usual_energy(prior, windows)}
+        return self._prior(prior.network, levels[:keep], products, facts)
 
     def state(self) -> dict[str, Any]:
         """Network, running average, optimiser, random numbers and the filter."""
@@ -249,6 +253,15 @@ class DiffusionTrainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.rng.set_state(state["rng"])
         self.step = state["step"]
+
+
+def usual_energy(prior: ScorePrior, windows: Tensor) -> dict[str, float]:
+    """Mean and standard deviation of ``-log p`` over whitened noise (n, N), nats.
+
+    As the solver estimates it: without constants, by the prior's own draws.
+    """
+    energy = prior.gaussian_energy(windows) - prior.gain(windows)
+    return {"mean": float(energy.mean()), "sd": float(energy.std())}
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,9 @@ def validate(
 ) -> dict[str, Any]:
     """Held-out likelihood, calibration of the error bars, and what is normal.
 
-    The joint solver is calibrated on the held-out part where it is long enough, else on
-    the whole recording; with less than 40 windows in all nothing is calibrated.
+    Error bars are calibrated on the whole recording, those of the joint solver also on
+    the held-out part where it is long enough; with less than 40 windows in all nothing
+    is calibrated.
 
     Args:
         prior: the trained prior.
@@ -62,18 +63,26 @@ def validate(
         }
     }
     rng = np.random.default_rng(seed)
-    unseen = unseen_crops(training, validation, window, rng)
-    if unseen is None:
-        return facts
     parts = [p for p in (training, validation) if p.n_samples >= window]
-    # An autocovariance hardly overfits a recording: least squares may be calibrated on
-    # all of it, a network only on what it has not seen.
+    if sum(p.n_samples for p in parts) // window < FEWEST_WINDOWS:
+        return facts
     table = measure_calibration(
         prior, lambda n: _crops(parts, window, n, rng), joint=False, seed=seed
     )
     # Where the prior adds nothing, separation answers by least squares.
     if prior.learned and beats_gaussian(facts["heldout"]):
-        table |= measure_calibration(prior, unseen, joint=True, seed=seed + 1)
+        n_unseen = validation.n_samples // window
+        unseen = None
+        if n_unseen >= FEWEST_WINDOWS:
+            unseen = unseen_crops(training, validation, window, rng)
+        table |= measure_calibration(
+            prior,
+            lambda n: _crops(parts, window, n, rng),
+            joint=True,
+            seed=seed + 1,
+            unseen=unseen,
+            n_unseen=n_unseen,
+        )
     facts["calibration"] = table
     windows = [
         consecutive_windows(
