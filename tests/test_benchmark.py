@@ -5,6 +5,7 @@ correct program falls outside it is given beside it.
 """
 
 import itertools
+import math
 import pickle
 import re
 from dataclasses import replace
@@ -12,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import signal as sps
 from scipy.integrate import quad
 from scipy.linalg import toeplitz
@@ -60,6 +62,8 @@ from sepprior.benchmark.mapped import ar_cauchy, cauchy_scipy, esprit, whittle
 from sepprior.benchmark.settings import PARAMETERS, draw_signals, sinusoid
 from sepprior.data import as_recording
 from sepprior.errors import SeppriorError
+from sepprior.nets import Denoiser
+from sepprior.priors import DiffusionPrior, GaussianPrior
 
 CELLS = [(name, T) for name in SCENARIOS for T in (10.0, 1.0) if name != "article"]
 
@@ -722,6 +726,7 @@ def made_rows(scale, outliers=0, n=4000):
         ends = scores.gaussian_interval(value, bound)
         columns |= {f"{p}_low": ends[:, 0], f"{p}_high": ends[:, 1]}
         columns[f"{p}_bound"] = bound
+        columns[f"{p}_learned"] = 0.5 * bound
     columns |= {"seconds": 0.002, "seconds_alone": 0.004, "training_seconds": np.nan}
     return pd.DataFrame(columns)
 
@@ -737,6 +742,7 @@ def test_summary_of_known_errors():
         assert good[f"{p}_68"] == pytest.approx(0.68, abs=0.04)
         assert good[f"{p}_95"] == pytest.approx(0.95, abs=0.02)
         assert bad[p] == pytest.approx(2, abs=0.12)
+        assert good[f"{p}_learned"] == pytest.approx(0.5)
         assert bad[f"{p}_68"] == pytest.approx(0.38, abs=0.04)
         assert bad[f"{p}_95"] == pytest.approx(0.67, abs=0.04)
     assert good["outliers"] == good["outliers_weak"] == 0
@@ -786,6 +792,42 @@ def separate_stub(trials, prior, device, objective):
     if objective == "plain":
         result.status = ["plain"] * len(trials.x)
     return result
+
+
+def test_learned_bounds_of_gaussian_noise_are_those_of_cramer_and_rao():
+    """A score prior that has learned nothing beyond the spectrum promises no more.
+
+    Negative controls: half the information gives bounds longer by sqrt(2), and a prior
+    without a score promises nothing.
+    """
+    trials = make_trials("pink", 10.0, 8, 3)
+    bound, r = trial_bounds(trials), torch.from_numpy(true_autocovariance(trials.cell))
+    levels = torch.tensor([1.0, 0.03], dtype=torch.float64)
+
+    def prior(information):
+        row = torch.zeros(2, len(r), dtype=torch.float64)
+        row[:, 0] = information
+        return DiffusionPrior(
+            Denoiser(window=len(r), width=8, views=1),
+            whitening=r,
+            autocovariance=r,
+            level=0.0,
+            sample_rate=trials.sample_rate,
+            levels=levels,
+            information=row,
+            scatter=row,
+            lowest=0.03,
+        )
+
+    for information, ratio in ((1.0, 1.0), (0.5, math.sqrt(2.0))):
+        learned = stage.learned_bounds(trials, prior(information))
+        for name in PARAMETERS:
+            found = learned[name] / bound[name]
+            np.testing.assert_allclose(found, ratio, rtol=1e-3)
+    nothing = stage.learned_bounds(
+        trials, GaussianPrior(r, level=0.0, sample_rate=30.0)
+    )
+    assert all(np.isnan(nothing[name]).all() for name in PARAMETERS)
 
 
 def test_run_with_a_prior_trains_once_and_uses_its_cache(monkeypatch, tmp_path):

@@ -179,6 +179,7 @@ class Fit(NamedTuple):
     seconds: float
     seconds_alone: float
     training_seconds: float
+    learned: Mapping[str, Array] | None = None  # (n,) bounds by learned information
 
 
 Fits = list[tuple[Fit, Fit | None]]
@@ -211,8 +212,8 @@ def _run_method(job: Job, method: Method, trials: Trials, noise: Trials) -> Fits
     cost = (seconds, alone, training)
     return [
         (
-            _plain_fit(job.name, estimates, *cost),
-            None if quiet is None else _plain_fit(job.name, quiet, *cost),
+            _plain_fit(job.name, estimates, cost),
+            None if quiet is None else _plain_fit(job.name, quiet, cost),
         )
     ]
 
@@ -225,7 +226,9 @@ def _alone(fit: Fitter, trials: Trials, seconds: float) -> float:
     return time.perf_counter() - start
 
 
-def _plain_fit(name: str, estimates: Mapping[str, Estimate], *cost: float) -> Fit:
+def _plain_fit(
+    name: str, estimates: Mapping[str, Estimate], cost: tuple[float, float, float]
+) -> Fit:
     """A fit whose detection statistic is the amplitude over its standard error."""
     amplitude = estimates["amplitude"]
     n = len(amplitude.value)
@@ -265,6 +268,7 @@ def _separations(
     middle = time.perf_counter()
     trained.separate_trials(trials.first(1), prior, device, objective)
     cost = ((middle - start) / len(trials.x), time.perf_counter() - middle, training)
+    learned = trained.learned_bounds(trials, prior)
     results = [result]
     if len(noise.x):
         results.append(trained.separate_trials(noise, prior, device, objective))
@@ -279,13 +283,14 @@ def _separations(
                 np.atleast_1d(each.diagnostics["false_alarm_probability"]),
                 status,
                 *cost,
+                learned if each is result else None,
             )
         )
     pairs: Fits = [(fits[0], fits[1] if len(fits) > 1 else None)]
     for other in result.baselines if baselines else ():
         two = [
             _plain_fit(
-                f"{name}:{other}", _estimates(each.baselines[other]), NAN, NAN, NAN
+                f"{name}:{other}", _estimates(each.baselines[other]), (NAN, NAN, NAN)
             )
             for each in results
         ]
@@ -312,6 +317,7 @@ def _rows(fit: Fit, trials: Trials, bounds: Mapping[str, Array]) -> pd.DataFrame
         "trial": np.arange(len(trials.x)),
         "amplitude_strong": trials.cell.scenario.setting.strong,
     }
+    nothing = dict.fromkeys(PARAMETERS, NAN)
     for name in PARAMETERS:
         estimate = fit.estimates[name]
         interval = estimate.interval
@@ -322,6 +328,7 @@ def _rows(fit: Fit, trials: Trials, bounds: Mapping[str, Array]) -> pd.DataFrame
         columns[f"{name}_stderr"] = estimate.stderr
         columns[f"{name}_low"], columns[f"{name}_high"] = interval.T
         columns[f"{name}_bound"] = bounds[name]
+        columns[f"{name}_learned"] = (fit.learned or nothing)[name]
     columns["detection"] = fit.detection
     columns["false_alarm"] = fit.false_alarm
     columns["seconds"] = fit.seconds

@@ -90,6 +90,7 @@ def report(
         f"better than <code>{reference}</code> in the same trials, red: worse (95 % "
         "paired bootstrap of the amplitude error).</p>",
         _accuracy(rows, table, reference),
+        *_learned(table),
         "<p>Share of outliers (frequency off by more than 0.5 / T), strong / weak, "
         "with their 95 % intervals:</p>",
         _grid(table, ("outliers", "outliers_weak"), {}, intervals=True),
@@ -175,6 +176,19 @@ def _accuracy(rows: pd.DataFrame, table: pd.DataFrame, reference: str) -> str:
                 elif row["low"] > 1:
                     marks[key] = "bad"
     return _grid(table, ("amplitude", "frequency"), marks)
+
+
+def _learned(table: pd.DataFrame) -> list[str]:
+    """The bounds by learned information, where there are any."""
+    columns = ("amplitude_learned", "frequency_learned")
+    known = table.dropna(subset=list(columns))
+    if known.empty:
+        return []
+    return [
+        "<p>What the information that a score prior has learned promises, over the "
+        "same bound (at the solver's last noise level):</p>",
+        _grid(known, columns, {}),
+    ]
 
 
 def _coverage(table: pd.DataFrame, columns: tuple[str, ...], level: float) -> str:

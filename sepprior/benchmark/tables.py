@@ -33,6 +33,8 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         over all trials with a signal.
         `outliers_from`, `outliers_to`, `amplitude_68_from`, ...: ends of the 95 %
         interval of each of these shares (Clopper and Pearson).
+        `amplitude_learned`, ...: RMS in the strong trials of the bound by the
+        information that a score prior has learned, over the bound.
         `detected`: share of the trials with an amplitude below half of a strong one
         that are told from noise at 1 % false alarms.
         `false_alarms`: share of the trials without a signal for which the method
@@ -64,6 +66,11 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
                 row[name + suffix] = scores.rms_ratio(ratio, np.ones(ratio.size))
                 row[f"{name}{suffix}_from"] = float(low)
                 row[f"{name}{suffix}_to"] = float(high)
+            if not suffix:
+                for name in PARAMETERS:
+                    both = [f"{name}_learned", f"{name}_bound"]
+                    learned, bound = group.loc[strong, both].to_numpy(dtype=float).T
+                    row[f"{name}_learned"] = scores.rms_ratio(learned, bound)
             lost = float(outlier[part].mean()) if part.any() else float("nan")
             row |= _rate("outliers" + suffix, lost, int(part.sum()))
         for name in PARAMETERS:

@@ -16,8 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import sepprior
+from sepprior.benchmark.baselines import jacobian
 from sepprior.benchmark.noise import Array
-from sepprior.benchmark.scenarios import RECORD_WINDOWS, Cell, Trials, noise_record
+from sepprior.benchmark.scenarios import (
+    PARAMETERS,
+    RECORD_WINDOWS,
+    Cell,
+    Trials,
+    noise_record,
+)
 from sepprior.config import NoiseConfig, config_to_dict
 
 if TYPE_CHECKING:
@@ -40,6 +47,30 @@ def separate_trials(
         objective=objective,
         device=device,
     )
+
+
+def learned_bounds(trials: Trials, prior: Prior) -> dict[str, Array]:
+    """Standard deviations that the information a prior has learned promises, (n,) each.
+
+    ``sqrt(diag((J^T K J)^-1))`` with K the second moment of the score, as in
+    `sepprior.priors.DiffusionPrior.information_matrix`, at the solver's last noise
+    level: a bound for noise whose density is known only through the prior. NaN for
+    priors without a score.
+    """
+    import torch
+
+    from sepprior.priors import ScorePrior
+
+    n = len(trials.x)
+    if not isinstance(prior, ScorePrior):
+        return {name: np.full(n, np.nan) for name in PARAMETERS}
+    rows = zip(*(trials.truth[name] for name in PARAMETERS), strict=True)
+    slopes = np.stack([jacobian(trials.time, *row).T for row in rows])
+    white = prior.features(torch.from_numpy(slopes).to(prior.device))
+    k = prior.information_matrix(len(prior.levels) - 1)
+    covariance = torch.linalg.inv(white @ k @ white.mT)
+    bound = covariance.diagonal(dim1=-2, dim2=-1).sqrt().cpu().numpy()
+    return dict(zip(PARAMETERS, bound.T, strict=True))
 
 
 def train(

@@ -320,6 +320,21 @@ def _write_report(
     return path
 
 
+def _learned(table: pandas.DataFrame) -> list[str]:
+    """The bounds by learned information, where there are any."""
+    from sepprior.benchmark import grid, to_markdown
+    from sepprior.benchmark.settings import PARAMETERS
+
+    columns = tuple(f"{name}_learned" for name in PARAMETERS)
+    known = table.dropna(subset=list(columns))
+    if known.empty:
+        return []
+    return [
+        "Bound by the information a score prior has learned, over the bound:\n",
+        to_markdown(grid(known, columns)),
+    ]
+
+
 def _summary(
     rows: pandas.DataFrame,
     table: pandas.DataFrame,
@@ -330,6 +345,7 @@ def _summary(
     import pandas as pd
 
     from sepprior.benchmark import compare, grid, to_markdown
+    from sepprior.benchmark.settings import PARAMETERS
 
     parts = [
         f"Made by `{command}` of version {__version__}.\n",
@@ -338,10 +354,16 @@ def _summary(
         to_markdown(grid(table, ("amplitude", "frequency", "phase", "bias"))),
         "Outliers, share of the strong/weak trials (with its 95 % interval):\n",
         to_markdown(grid(table, ("outliers", "outliers_weak"), intervals=True)),
-        "Coverage of the 68 %/95 % intervals of the frequency, likewise:\n",
+        "Coverage of the 68 % intervals, amplitude/frequency/phase/bias:\n",
+        to_markdown(grid(table, tuple(f"{name}_68" for name in PARAMETERS))),
+        "Coverage of the 95 % intervals, likewise:\n",
+        to_markdown(grid(table, tuple(f"{name}_95" for name in PARAMETERS))),
+        "Coverage of the 68 %/95 % intervals of the frequency, with its 95 % interval:"
+        "\n",
         to_markdown(grid(table, ("frequency_68", "frequency_95"), intervals=True)),
         "Weak signals detected at 1 % false alarms:\n",
         to_markdown(grid(table, ("detected",))),
+        *_learned(table),
         "Everything:\n",
         to_markdown(table),
     ]
