@@ -27,9 +27,10 @@ class SpecGANConfig(AdversarialConfig):
     """
 
     model: Literal["specgan"] = "specgan"
+    steps: int = 6600
     channels: Literal["complex", "magnitude"] = "complex"
-    likelihood_weight: float = 10.0
-    warmup_steps: int = 2000
+    likelihood_weight: float = 100.0
+    warmup_steps: int = 6000
     whitening: Literal["auto", "total", "continuum"] = "auto"
 
     def __post_init__(self) -> None:

@@ -16,6 +16,8 @@ from sepprior.training.whitening import continuum_filter
 
 PILOT_STEPS = 400
 """Warm-up steps between two comparisons of the whitening filters."""
+RACE_STEPS = 2000
+"""Warm-up steps after which the better filter is taken in any case."""
 
 
 def build_trainer(
@@ -83,7 +85,7 @@ def _race(pilots: list[SpecGANTrainer], held: Tensor) -> int:
     while the one behind could still close the gap at its latest pace.
     """
     last: list[float] | None = None
-    steps = pilots[0].warmup
+    steps = min(pilots[0].warmup, RACE_STEPS)
     scores = [0.0, 0.0]
     while pilots[0].step < steps:
         for i, pilot in enumerate(pilots):
