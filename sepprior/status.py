@@ -7,6 +7,8 @@ from typing import Any
 
 FOREIGN = 1e-4
 """Probability of unchanged noise below which the prior is not used at all."""
+SWALLOWED = 0.9
+"""Share of the amplitude's variance from which the noise can pass for the signal."""
 
 
 def describe(
@@ -39,6 +41,11 @@ def describe(
         )
     if tried and facts["method"] != "gls" and not facts["converged"]:
         notes.append("not fully converged: compare with more starts")
+    if tried and facts["method"] != "gls" and facts["absorption"] > SWALLOWED:
+        notes.append(
+            f"noise of this kind can look like the signal (absorption "
+            f"{facts['absorption']:.2f}): the error bars allow for it"
+        )
     if not facts.get("well_sampled", True):
         notes.append(
             f"the chains do not agree (R-hat {facts['rhat']:.2f}, effective draws "

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import sepprior
 from sepprior import signals
 from sepprior.inference.joint import JointProblem
 from sepprior.inference.least_squares import gls_features
@@ -138,6 +139,63 @@ def test_error_bars_with_z_marginalised_are_those_of_the_whole_covariance(settin
     assert torch.allclose(found, expected, rtol=1e-3)
     fixed = conditional.diagonal(dim1=-2, dim2=-1)
     assert (fixed < 0.9 * expected).any()
+
+
+def test_absorption_tells_whether_the_noise_can_pass_for_the_signal():
+    """A generator of sinusoids of 3 Hz, with signals there and elsewhere.
+
+    The share is that of the exact covariances, and the status says so in the first case
+    alone.
+    """
+    t = torch.arange(N, dtype=torch.float64) / RATE
+    angle = 2 * math.pi * 3.0 * t
+    columns = 2.0 * torch.stack([angle.sin(), angle.cos()])
+    range_error = 0.05 * 0.6 ** torch.arange(N, dtype=torch.float64)
+    own = toeplitz(range_error)
+    total = own + columns.T @ columns
+    prior = WaveformPrior(
+        lambda z: z @ columns,
+        n_latent=2,
+        range_autocovariance=range_error,
+        autocovariance=range_error + 4.0 * (2 * math.pi * 3.0 * t).cos(),
+        sample_rate=RATE,
+    )
+    # A prior that leads by far, so that it is used wherever it is the more probable.
+    prior.metadata["heldout"] = {"gain": 1.0, "gain_stderr": 0.01}
+    rng = np.random.default_rng(2)
+    factor = torch.linalg.cholesky(own)
+    for frequency, expected in ((3.0, "imitated"), (5.3, "apart")):
+        noise = torch.from_numpy(rng.normal(size=(20, N))) @ factor.mT
+        z = torch.from_numpy(rng.normal(size=(20, 2)))
+        x = 4.0 * torch.sin(2 * math.pi * frequency * t + 0.5) + z @ columns + noise
+        result = sepprior.separate(
+            x.numpy(),
+            prior,
+            sample_rate=RATE,
+            fmin=frequency - 0.1,
+            fmax=frequency + 0.1,
+        )
+        used = result.diagnostics["method"] != "gls"
+        assert used.sum() >= 10
+        told = np.array(["can look like the signal" in s for s in result.status])
+        share = result.diagnostics["absorption"]
+        if expected == "imitated":
+            assert (share[used] > 0.95).all() and told[used].all()
+        else:
+            assert (share < 0.2).all() and not told.any()
+        f = result.parameters["frequency"].value
+        for i in np.flatnonzero(used)[:3]:
+            turn = 2 * math.pi * float(f[i]) * (t - 0.5 * (N - 1) / RATE)
+            a, p = (result.parameters[k].value[i] for k in ("amplitude", "phase"))
+            middle = float(p) + math.pi * float(f[i]) * (N - 1) / RATE
+            slope = a * turn / f[i] * torch.cos(turn + middle)
+            wave = torch.stack([torch.ones_like(t), turn.sin(), turn.cos(), slope], 1)
+            exact = [
+                torch.linalg.inv(wave.T @ torch.linalg.solve(matrix, wave)).diagonal()
+                for matrix in (total, own)
+            ]
+            ratio = float(exact[1][1:3].sum() / exact[0][1:3].sum())
+            assert share[i] == pytest.approx(1.0 - ratio, abs=0.02)
 
 
 def test_gradient_of_the_joint_energy_matches_finite_differences(setting):
