@@ -2,7 +2,7 @@
 
 The Laplace approximation is exact only for a linear prior that is right. What is left
 is measured once, when a prior is trained: sinusoids of known parameters are added to
-held-out noise, separated, and the errors in units of their error bars give the factors
+recorded noise, separated, and the errors in units of their error bars give the factors
 by which 68 % and 95 % intervals must be widened or may be narrowed. They depend on the
 frequency (structure lives at some frequencies and not at others), so they are measured
 in bands of cycles per window.
