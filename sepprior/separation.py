@@ -19,7 +19,12 @@ from sepprior.checkpoint import resolve_device
 from sepprior.formatting import units_of
 from sepprior.inference import error_bars, novelty
 from sepprior.inference.components import choose_components, unresolved
-from sepprior.inference.detection import NullGains, no_signal_energy, null_gains
+from sepprior.inference.detection import (
+    NullGains,
+    gaussian_gains,
+    no_signal_energy,
+    null_gains,
+)
 from sepprior.inference.pipeline import N_PEAKS, Outcome, analyse
 from sepprior.inference.record import MaskedWhitener, lay_out, unlay
 from sepprior.inference.sampling import well_sampled
@@ -244,12 +249,18 @@ def _describe(
     assert outcome.periodogram is not None
     spectrum = outcome.periodogram.gain
     best = spectrum.amax(-1)
+    cycles = outcome.periodogram.frequency * prior.window / prior.sample_rate
+    judged = gaussian_gains(
+        prior.metadata.get("gains"), spectrum, cycles, windows=record.x.shape[1]
+    ).amax(-1)
     whitener = MaskedWhitener(Whitener(prior.autocovariance), record.present)
     if not isinstance(form.search, Sinusoids):
         best = no_signal_energy(form, record, whitener) - outcome.gls.energy
+        judged = best
     if outcome.signal_gain is not None:
         best = torch.where(used, outcome.signal_gain, best)
-    alarm = null.probability(best)
+        judged = torch.where(used, outcome.signal_gain, judged)
+    alarm = null.probability(judged)
     close = torch.zeros_like(used)
     if isinstance(form, Sinusoids) and form.count > 1:
         close = unresolved(form, record, whitener, outcome.gls, null)

@@ -2,18 +2,24 @@
 
 The statistic is the gain in log-likelihood of the GLS fit over no signal (a constant,
 if the signal has one). Its distribution in noise alone is known in closed form for one
-sinusoid in Gaussian noise; elsewhere it is that in noise drawn from the prior.
+sinusoid in Gaussian noise; for other signals Gaussian noise is drawn and fitted.
+
+Bursts and jumps gain more than Gaussian noise of the same spectrum: by how much is
+measured on the recording when a prior is trained, and the gains of a sinusoid are
+judged by what they would be in Gaussian noise.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sepprior.inference.least_squares import gls_features, solve_normal
+from sepprior.inference.periodogram import periodogram
 from sepprior.inference.record import MaskedWhitener, Record, lay_out
 from sepprior.inference.starts import gls_starts
 from sepprior.priors import Prior
@@ -25,6 +31,11 @@ N_SIMULATED = 60
 """Noise records that are fitted to learn the distribution of the gain."""
 TAIL = 0.2
 """Share of the largest simulated gains that the exponential tail is fitted to."""
+GAIN_BANDS = (1.0, 2.5, 8.0, 36.0)
+"""Lower ends, in cycles per window, of the bands in which recorded gains are ranked."""
+GAIN_STEP = 0.5
+FEWEST_BEYOND = 20.0
+"""Recorded gains, of independent windows and frequencies, beyond the last quantile."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +45,16 @@ class NullGains:
     Attributes:
         width: effective number of independent frequencies, W; see `probability`.
         gains: simulated gains in ascending order, nats, which take precedence.
+        recorded: table from `measure_gains`, for `threshold`.
+        cycles: lowest and highest frequency searched, cycles per window.
+        windows: how many the record has.
     """
 
     width: float
     gains: Tensor | None = None
+    recorded: dict[str, Any] | None = None
+    cycles: tuple[float, float] = (0.0, math.inf)
+    windows: int = 1
 
     def probability(self, gain: Tensor) -> Tensor:
         """Probability that noise alone gains at least as much, any shape.
@@ -65,7 +82,10 @@ class NullGains:
         return torch.where(gain > gains[start], beyond, ranked)
 
     def threshold(self, probability: float) -> float:
-        """Gain that noise alone exceeds with this probability, nats."""
+        """Gain that noise alone exceeds with this probability, nats.
+
+        Where recorded gains are known, that of the band in which they are largest.
+        """
         low, high = 0.0, 1.0
         while float(self.probability(torch.tensor(high).double())) > probability:
             high *= 2.0
@@ -73,7 +93,22 @@ class NullGains:
             middle = 0.5 * (low + high)
             above = float(self.probability(torch.tensor(middle).double()))
             low, high = (middle, high) if above > probability else (low, middle)
-        return high
+        return high + (self._in_recorded_noise(high) - high) / self.windows
+
+    def _in_recorded_noise(self, gain: float) -> float:
+        """The gain that recorded noise exceeds as often as Gaussian noise this one."""
+        if self.recorded is None:
+            return gain
+        edges, found = self.recorded["cycles"], [gain]
+        for low, high, row in zip(
+            edges, [*edges[1:], math.inf], self.recorded["gains"], strict=True
+        ):
+            if low < self.cycles[1] and high > self.cycles[0]:
+                at = gain / self.recorded["step"]
+                upper = min(max(1, math.ceil(at)), len(row) - 1)
+                slope = row[upper] - row[upper - 1]
+                found.append(row[upper] + (at - upper) * slope)
+        return max(found)
 
 
 def null_gains(
@@ -90,9 +125,15 @@ def null_gains(
         seed: of the simulated noise.
     """
     width = (fmax - fmin) * geometry.duration * math.sqrt(math.pi / 3.0)
-    if isinstance(form.search, Sinusoids):
-        return NullGains(width)
     n_windows = -(-geometry.length // prior.window)
+    if isinstance(form.search, Sinusoids):
+        scale = prior.window / prior.sample_rate
+        return NullGains(
+            width,
+            recorded=prior.metadata.get("gains"),
+            cycles=(fmin * scale, fmax * scale),
+            windows=n_windows,
+        )
     n = max(20, N_SIMULATED // n_windows)
     generator = torch.Generator().manual_seed(seed)
     white = torch.randn(
@@ -109,6 +150,82 @@ def null_gains(
     fit = gls_starts(form, record, whitener, n_starts=1)[0]
     gain = no_signal_energy(form, record, whitener) - fit.energy
     return NullGains(width, gain.clamp_min(0.0).sort().values)
+
+
+def measure_gains(
+    noise: Tensor, autocovariance: Tensor, *, sample_rate: float
+) -> dict[str, Any]:
+    """How gains in recorded noise compare with those in Gaussian noise.
+
+    Args:
+        noise: overlapping recorded windows (n, N), data units without the level.
+        autocovariance: shape (N,), of the noise.
+        sample_rate: Hz.
+
+    Returns:
+        JSON-able table: lower ends of frequency bands in cycles per window, and for
+        each band the gains that recorded noise exceeds as often as Gaussian noise
+        exceeds 0, 0.5, 1, ... nats. A deviation is drawn towards none by its own
+        uncertainty.
+    """
+    n, length = noise.shape
+    record = lay_out(noise, window=length, level=0.0, sample_rate=sample_rate)
+    whitener = MaskedWhitener(Whitener(autocovariance), record.present)
+    resolution = sample_rate / length
+    edges = [c for c in GAIN_BANDS if c < 0.45 * length]
+    spectrum = periodogram(
+        record,
+        whitener,
+        fmin=edges[0] * resolution,
+        fmax=0.45 * sample_rate,
+    )
+    cycles = spectrum.frequency / resolution
+    rows = []
+    for low, high in zip(edges, [*edges[1:], math.inf], strict=True):
+        inside = (cycles >= low) & (cycles < high)
+        gains = spectrum.gain[:, inside].flatten().sort().values
+        # Windows overlap by half, and gains half a cycle apart are independent.
+        independent = 0.5 * n * max(1.0, float(cycles[inside].max() - low))
+        deepest = math.log(max(independent / FEWEST_BEYOND, math.e))
+        row = [0.0]
+        for step in range(1, int(deepest / GAIN_STEP) + 1):
+            expected = GAIN_STEP * step
+            index = round(-math.expm1(-expected) * (len(gains) - 1))
+            deviation = float(gains[index]) - expected
+            spread = math.exp(0.5 * expected) / math.sqrt(independent)
+            keep = max(0.0, 1.0 - spread**2 / max(deviation**2, 1e-12))
+            row.append(max(row[-1] + 1e-6, expected + keep * deviation))
+        rows.append(row)
+    return {"cycles": edges, "step": GAIN_STEP, "gains": rows}
+
+
+def gaussian_gains(
+    table: dict[str, Any] | None, gain: Tensor, cycles: Tensor, *, windows: int
+) -> Tensor:
+    """Gains (B, F) as rare in Gaussian noise as the given ones in recorded noise.
+
+    Args:
+        table: from `measure_gains`, or None: the gains as they are.
+        gain: at each frequency, nats.
+        cycles: frequencies in cycles per window of the prior, (F,).
+        windows: how many of these the record has. What sets the noise apart from
+            Gaussian noise averages out as its kurtosis does, as one over their number.
+    """
+    if table is None:
+        return gain
+    edges = torch.tensor(table["cycles"], dtype=cycles.dtype, device=cycles.device)
+    band = (torch.searchsorted(edges, cycles, right=True) - 1).clamp_min(0)
+    found = torch.empty_like(gain)
+    for i, row in enumerate(table["gains"]):
+        inside = band == i
+        known = gain.new_tensor(row)
+        part = gain[:, inside].clamp_min(0.0).contiguous()
+        upper = torch.searchsorted(known, part).clamp(1, len(row) - 1)
+        low, high = known[upper - 1], known[upper]
+        # Beyond the last quantile the last step goes on.
+        share = (part - low) / (high - low)
+        found[:, inside] = table["step"] * (upper - 1 + share)
+    return gain + (found - gain) / windows
 
 
 def no_signal_energy(form: Form, record: Record, whitener: MaskedWhitener) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from sepprior.data import Recording, consecutive_windows, random_crops
 from sepprior.errors import SeppriorError
 from sepprior.inference.calibration import measure_calibration
+from sepprior.inference.detection import measure_gains
 from sepprior.inference.novelty import measure_null
 from sepprior.priors import GaussianPrior, Prior, beats_gaussian
 
@@ -46,7 +47,7 @@ def validate(
 
     Returns:
         Metadata ``heldout`` (nats per sample of both, gain, standard error),
-        ``calibration`` and ``novelty`` where there is noise enough.
+        ``calibration``, ``novelty`` and ``gains`` where there is noise enough.
     """
     window = prior.window
     own = prior.heldout_nll(held).double().cpu() / window
@@ -92,6 +93,9 @@ def validate(
     ]
     x = torch.from_numpy(np.concatenate(windows)).to(prior.device) - gaussian.level
     facts["novelty"] = measure_null(gaussian.features(x))
+    facts["gains"] = measure_gains(
+        x, gaussian.autocovariance.to(x), sample_rate=prior.sample_rate
+    )
     return facts
 
 
