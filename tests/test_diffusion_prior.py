@@ -19,9 +19,11 @@ from sepprior.inference import calibration, last_level
 from sepprior.nets import Denoiser
 from sepprior.nets.denoiser import COARSEST, n_levels
 from sepprior.priors import DiffusionPrior, LatentPrior, PlainPrior, Prior, ScorePrior
+from sepprior.priors.views import Geometry
 from sepprior.stationary import autocovariance
 from sepprior.training import train
 from sepprior.training.diffusion import measure_scores
+from sepprior.transforms import Whitener, toeplitz
 from tests.conftest import LEVEL, SAMPLE_RATE, WINDOW, coloured_noise, finish, timeless
 
 TINY = DiffusionConfig(window=WINDOW, width=8, steps=20, batch=16, tick=5)
@@ -277,3 +279,30 @@ def test_inspection_shows_the_information(trained, tmp_path):
     assert len(table["information_gain"]) == len(table["information_frequency"])
     found.plot(tmp_path / "card.png")
     assert (tmp_path / "card.png").stat().st_size > 10_000
+
+
+def test_an_estimate_that_is_not_positive_does_no_harm():
+    """A steep spectrum, estimated with an error that makes it negative somewhere.
+
+    Whitened without its resonance, the noise still has unit error under the linear
+    denoiser: the network starts at a loss of about one, and its output is small.
+    """
+    lag = torch.arange(WINDOW, dtype=torch.float64)
+    frequency = (torch.arange(8 * WINDOW + 1) / (16 * WINDOW)).double()
+    spectrum = 1e-6 + 1.0 / (1.0 + ((frequency - 0.03) / 0.004).square()).square()
+    angle = 2.0 * math.pi * frequency * lag[:, None]
+    true = (spectrum * angle.cos()).mean(-1)
+    estimate = true.clone()
+    estimate[0] -= 3e-6
+    assert torch.linalg.eigvalsh(toeplitz(estimate))[0] < 0.0
+    continuum = ((spectrum.clamp_max(1e-2)) * angle.cos()).mean(-1)
+    whitener = Whitener(continuum)
+    geometry = Geometry.of(whitener, estimate)
+    rng = torch.Generator().manual_seed(0)
+    white = torch.randn((400, WINDOW), generator=rng, dtype=torch.float64)
+    w = whitener.forward(Whitener(true).inverse(white)).float()
+    for level in (1.0, 0.1):
+        sigma = torch.full((len(w),), level)
+        noisy = w + level * torch.randn(w.shape, generator=rng)
+        error = geometry.smoothing.target(w, noisy, sigma)
+        assert 0.5 < float(error.square().mean()) < 1.5

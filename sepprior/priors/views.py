@@ -6,7 +6,12 @@ import torch
 from torch import Tensor
 
 from sepprior.diffusion import Smoothing
-from sepprior.transforms import MAX_DENSE_WINDOW, Whitener, toeplitz
+from sepprior.transforms import (
+    MAX_DENSE_WINDOW,
+    Whitener,
+    cholesky_covariance,
+    toeplitz,
+)
 
 
 class Geometry:
@@ -43,8 +48,10 @@ class Geometry:
         eye = torch.eye(window, dtype=torch.float64, device=autocovariance.device)
         covariance = None
         if not same:
-            white = whitener.forward(toeplitz(autocovariance))
-            covariance = whitener.forward(white.mT)
+            # From the factor, so that it is positive where the estimate is not.
+            factor = cholesky_covariance(toeplitz(autocovariance))
+            white = whitener.forward(factor.mT)
+            covariance = white.mT @ white
         smoothing = Smoothing.of(covariance, window=window, dtype=torch.float32)
         colouring = whitener.inverse(eye).float()
         return Geometry(smoothing.to(autocovariance.device), colouring, variance)
