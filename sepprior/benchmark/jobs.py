@@ -179,7 +179,7 @@ class Fit(NamedTuple):
     seconds: float
     seconds_alone: float
     training_seconds: float
-    learned: Mapping[str, Array] | None = None  # (n,) bounds by learned information
+    learned: Mapping[str, Array] | None = None  # (n,) promised by a learned score
 
 
 Fits = list[tuple[Fit, Fit | None]]

@@ -179,14 +179,13 @@ def _accuracy(rows: pd.DataFrame, table: pd.DataFrame, reference: str) -> str:
 
 
 def _learned(table: pd.DataFrame) -> list[str]:
-    """The bounds by learned information, where there are any."""
+    """What learned scores promise, where there are any."""
     columns = ("amplitude_learned", "frequency_learned")
     known = table.dropna(subset=list(columns))
     if known.empty:
         return []
     return [
-        "<p>What the information that a score prior has learned promises, over the "
-        "same bound (at the solver's last noise level):</p>",
+        "<p>What the score that a prior has learned promises, over the same bound:</p>",
         _grid(known, columns, {}),
     ]
 

@@ -7,8 +7,8 @@ table with one row per trial and method:
 `scenario`, `duration` (s), `method`, `trial`, `amplitude_strong` (the amplitude from
 which a trial counts as strong); for every parameter the estimate (`frequency`),
 `frequency_true`, `frequency_stderr`, the ends of the 95 % interval (`frequency_low`,
-`frequency_high`), the Cramer-Rao bound (`frequency_bound`) and the bound by the
-information that a score prior has learned (`frequency_learned`); `detection` (a
+`frequency_high`), the Cramer-Rao bound (`frequency_bound`) and the standard deviation
+that a learned score promises (`frequency_learned`); `detection` (a
 statistic that is larger where a signal is more likely) and `false_alarm` (the
 probability of as much under noise alone, where a method states it); `seconds` and
 `seconds_alone` (time per measurement in the batch, and of a measurement fitted on its

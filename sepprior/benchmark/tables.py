@@ -33,8 +33,8 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         over all trials with a signal.
         `outliers_from`, `outliers_to`, `amplitude_68_from`, ...: ends of the 95 %
         interval of each of these shares (Clopper and Pearson).
-        `amplitude_learned`, ...: RMS in the strong trials of the bound by the
-        information that a score prior has learned, over the bound.
+        `amplitude_learned`, ...: RMS in the strong trials of the standard
+        deviation that the score a prior has learned promises, over the bound.
         `detected`: share of the trials with an amplitude below half of a strong one
         that are told from noise at 1 % false alarms.
         `false_alarms`: share of the trials without a signal for which the method

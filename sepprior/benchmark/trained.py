@@ -50,12 +50,12 @@ def separate_trials(
 
 
 def learned_bounds(trials: Trials, prior: Prior) -> dict[str, Array]:
-    """Standard deviations that the information a prior has learned promises, (n,) each.
+    """Standard deviations that the score a prior has learned promises, (n,) each.
 
-    ``sqrt(diag((J^T K J)^-1))`` with K the second moment of the score, as in
-    `sepprior.priors.DiffusionPrior.information_matrix`, at the solver's last noise
-    level: a bound for noise whose density is known only through the prior. NaN for
-    priors without a score.
+    ``sqrt(diag(I^-1 (J^T P J) I^-1))`` with ``I = J^T K J``, K the second moment of the
+    score and P that of the score of clean noise (Huber 1967), at the solver's last
+    level: what can be reached in noise whose density is known only through the prior.
+    In Gaussian noise it is the Cramer-Rao bound. NaN for priors without a score.
     """
     import torch
 
@@ -67,8 +67,10 @@ def learned_bounds(trials: Trials, prior: Prior) -> dict[str, Array]:
     rows = zip(*(trials.truth[name] for name in PARAMETERS), strict=True)
     slopes = np.stack([jacobian(trials.time, *row).T for row in rows])
     white = prior.features(torch.from_numpy(slopes).to(prior.device))
-    k = prior.information_matrix(len(prior.levels) - 1)
-    covariance = torch.linalg.inv(white @ k @ white.mT)
+    last = len(prior.levels) - 1
+    inverse = torch.linalg.inv(white @ prior.information_matrix(last) @ white.mT)
+    scatter = white @ prior.scatter_matrix(last) @ white.mT
+    covariance = inverse @ scatter @ inverse
     bound = covariance.diagonal(dim1=-2, dim2=-1).sqrt().cpu().numpy()
     return dict(zip(PARAMETERS, bound.T, strict=True))
 

@@ -321,7 +321,7 @@ def _write_report(
 
 
 def _learned(table: pandas.DataFrame) -> list[str]:
-    """The bounds by learned information, where there are any."""
+    """What learned scores promise, where there are any."""
     from sepprior.benchmark import grid, to_markdown
     from sepprior.benchmark.settings import PARAMETERS
 
@@ -330,7 +330,7 @@ def _learned(table: pandas.DataFrame) -> list[str]:
     if known.empty:
         return []
     return [
-        "Bound by the information a score prior has learned, over the bound:\n",
+        "What the score that a prior has learned promises, over the bound:\n",
         to_markdown(grid(known, columns)),
     ]
 
