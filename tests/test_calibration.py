@@ -100,7 +100,7 @@ def test_a_right_prior_needs_no_correction(few):
         found = flat(table, method)
         assert found.shape == (4, 2, len(table["cycles"]))
         np.testing.assert_allclose(found, 1.0, atol=0.3)
-    assert (flat(table, "gls") == 1.0).mean() > 0.3
+    assert (np.abs(flat(table, "gls") - 1) < 0.03).mean() > 0.4
     assert np.abs(flat(table, "gls") - 1).mean() < 0.06
     assert json.loads(json.dumps(table)) == table
 
@@ -132,9 +132,10 @@ def test_one_band_of_wrong_spectrum_is_told_from_the_others(few):
     unit[0] = 1.0
     prior = GaussianPrior(unit, level=0.5, sample_rate=RATE)
     table = measure_calibration(prior, crops, joint=False, seed=0)
-    amplitude = table["gls"]["amplitude"]["q68"]
-    assert amplitude[0] == pytest.approx(1.0, abs=0.15)
-    assert amplitude[-1] > 1.3
+    kinds = ("amplitude", "frequency", "phase")
+    mean = np.mean([table["gls"][kind]["q68"] for kind in kinds], axis=0)
+    assert mean[0] == pytest.approx(1.0, abs=0.15)
+    assert mean[-1] > 1.25
 
 
 def test_the_joint_solver_is_calibrated_likewise(monkeypatch):

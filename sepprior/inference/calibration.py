@@ -27,7 +27,7 @@ from sepprior.signals import Geometry, Sinusoids, to_polar, wrap_phase
 KINDS = ("amplitude", "frequency", "phase", "bias")
 Q68, Q95 = 0.6827, 0.95
 Z95 = 1.959964
-BANDS = ((1.0, 2.5), (2.5, 8.0), (8.0, 36.0), (36.0, math.inf))
+BANDS = ((1.0, 1.6), (1.6, 2.5), (2.5, 8.0), (8.0, 36.0), (36.0, math.inf))
 """Cycles per window; the last one ends at 0.45 of the sample rate."""
 SIGNAL_TO_NOISE = (8.0, 100.0)
 """Amplitude over its GLS standard error, log-uniform."""
