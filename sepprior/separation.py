@@ -21,7 +21,7 @@ from sepprior.inference import error_bars, novelty
 from sepprior.inference.components import choose_components, unresolved
 from sepprior.inference.detection import (
     NullGains,
-    gaussian_gains,
+    largest_gaussian_gain,
     no_signal_energy,
     null_gains,
 )
@@ -250,9 +250,9 @@ def _describe(
     spectrum = outcome.periodogram.gain
     best = spectrum.amax(-1)
     cycles = outcome.periodogram.frequency * prior.window / prior.sample_rate
-    judged = gaussian_gains(
+    judged = largest_gaussian_gain(
         prior.metadata.get("gains"), spectrum, cycles, windows=record.x.shape[1]
-    ).amax(-1)
+    )
     whitener = MaskedWhitener(Whitener(prior.autocovariance), record.present)
     if not isinstance(form.search, Sinusoids):
         best = no_signal_energy(form, record, whitener) - outcome.gls.energy

@@ -9,7 +9,16 @@ import torch
 from scipy.stats import binom
 
 import sepprior
-from sepprior.inference.detection import NullGains, gaussian_gains, measure_gains
+from sepprior.inference import detection
+from sepprior.inference.detection import (
+    NullGains,
+    gaussian_gains,
+    largest_gaussian_gain,
+    measure_gains,
+)
+from sepprior.inference.periodogram import periodogram
+from sepprior.inference.record import MaskedWhitener, lay_out
+from sepprior.transforms import Whitener
 
 N, RATE = 96, 48.0
 R = 0.8 ** np.arange(N)
@@ -69,6 +78,71 @@ def test_gains_in_noise_of_unsteady_level_are_the_larger_the_rarer():
     assert there > 1.3 * plain
     back = gaussian_gains(table, torch.tensor([[there]]).double(), cycles, windows=1)
     assert float(back) == pytest.approx(plain, rel=1e-3)
+
+
+def all_at_once(x, kept):
+    """The table from one periodogram of all windows; `kept` of them for each band."""
+    n = len(x)
+    record = lay_out(x, window=N, level=0.0, sample_rate=RATE)
+    whitener = MaskedWhitener(Whitener(torch.from_numpy(R)), record.present)
+    spectrum = periodogram(record, whitener, fmin=RATE / N, fmax=0.45 * RATE)
+    cycles = spectrum.frequency * N / RATE
+    rows = []
+    for low, high, rest in zip((1, 2.5, 8, 36), (2.5, 8, 36, 99), kept, strict=True):
+        inside = (cycles >= low) & (cycles < high)
+        gains = np.sort(spectrum.gain[rest][:, inside].numpy(), axis=None)
+        count = min(0.5 * n, len(gains) / int(inside.sum()))
+        count *= max(1.0, float(cycles[inside].max() - low))
+        row = [0.0]
+        for k in range(1, int(math.log(count / 20.0) / 0.5) + 1):
+            rare = math.exp(-0.5 * k)
+            found = gains[round((1.0 - rare) * (len(gains) - 1))] - 0.5 * k
+            keep = max(0.0, 1.0 - 1.0 / (rare * count * found**2))
+            row.append(max(row[-1] + 1e-6, 0.5 * k + keep * found))
+        rows.append(row)
+    return rows
+
+
+def test_windows_a_few_at_a_time_give_the_table_of_all_at_once(monkeypatch):
+    x = torch.from_numpy(noise(700, 3, loud=0.1))
+    whole = [slice(None)] * 4
+    expected = all_at_once(x, whole)
+    monkeypatch.setattr(detection, "GRID_AT_ONCE", 8 * N * 64)
+    found = measure_gains(x, torch.from_numpy(R), sample_rate=RATE)["gains"]
+    assert [len(row) for row in found] == [len(row) for row in expected]
+    for row, reference in zip(found, expected, strict=True):
+        np.testing.assert_allclose(row, reference, rtol=1e-9)
+    # Of the widest band, of 28 cycles, the gains of 400 windows are all that is kept.
+    wide = 298
+    monkeypatch.setattr(detection, "MOST_GAINS", 400 * wide)
+    found = measure_gains(x, torch.from_numpy(R), sample_rate=RATE)["gains"]
+    kept = [slice(None), slice(None), np.arange(400) * 700 // 400, slice(None)]
+    for row, reference in zip(found, all_at_once(x, kept), strict=True):
+        np.testing.assert_allclose(row, reference, rtol=1e-9)
+    assert found[2] != pytest.approx(expected[2][: len(found[2])], rel=1e-6)
+
+
+def test_largest_gain_is_that_of_the_whole_map():
+    """Negative control: the largest gain, mapped, is not the largest mapped gain."""
+    table = {
+        "cycles": [1.0, 2.5, 8.0, 36.0],
+        "step": 0.5,
+        "gains": [[0, 0.5, 1.1], [0, 0.9, 2.5, 6.0], [0, 0.4, 0.9], [0, 0.5, 1, 2.0]],
+    }
+    rng = np.random.default_rng(4)
+    gain = torch.from_numpy(rng.exponential(size=(50, 400)) - 0.1)
+    for start, stop in ((0.5, 43.0), (9.0, 30.0), (5.0, 5.0)):
+        cycles = torch.linspace(start, stop, 400, dtype=torch.float64)
+        for windows in (1, 7):
+            every = gaussian_gains(table, gain, cycles, windows=windows)
+            largest = largest_gaussian_gain(table, gain, cycles, windows=windows)
+            torch.testing.assert_close(largest, every.amax(-1), rtol=1e-12, atol=0.0)
+    cycles = torch.linspace(0.5, 43.0, 400, dtype=torch.float64)
+    every = gaussian_gains(table, gain, cycles, windows=1)
+    at_largest = every.gather(1, gain.argmax(-1, keepdim=True))[:, 0]
+    assert (at_largest < every.amax(-1)).float().mean() > 0.1
+    plain = largest_gaussian_gain(None, gain, cycles, windows=1)
+    torch.testing.assert_close(plain, gain.amax(-1))
 
 
 @pytest.mark.statistical

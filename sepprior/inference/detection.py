@@ -12,10 +12,14 @@ judged by what they would be in Gaussian noise.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sepprior.inference.least_squares import gls_features, solve_normal
@@ -34,6 +38,10 @@ TAIL = 0.2
 GAIN_BANDS = (1.0, 2.5, 8.0, 36.0)
 """Lower ends, in cycles per window, of the bands in which recorded gains are ranked."""
 GAIN_STEP = 0.5
+GRID_AT_ONCE = 2**22
+"""Points of the grids of all windows that are transformed together; bounds memory."""
+MOST_GAINS = 2**24
+"""Recorded gains that are kept of a band."""
 FEWEST_BEYOND = 20.0
 """Recorded gains, of independent windows and frequencies, beyond the last quantile."""
 
@@ -169,23 +177,12 @@ def measure_gains(
         uncertainty.
     """
     n, length = noise.shape
-    record = lay_out(noise, window=length, level=0.0, sample_rate=sample_rate)
-    whitener = MaskedWhitener(Whitener(autocovariance), record.present)
-    resolution = sample_rate / length
     edges = [c for c in GAIN_BANDS if c < 0.45 * length]
-    spectrum = periodogram(
-        record,
-        whitener,
-        fmin=edges[0] * resolution,
-        fmax=0.45 * sample_rate,
-    )
-    cycles = spectrum.frequency / resolution
     rows = []
-    for low, high in zip(edges, [*edges[1:], math.inf], strict=True):
-        inside = (cycles >= low) & (cycles < high)
-        gains = spectrum.gain[:, inside].flatten().sort().values
+    bands = _recorded_gains(noise, autocovariance, edges, sample_rate=sample_rate)
+    for low, (highest, n_kept, gains) in zip(edges, bands, strict=True):
         # Windows overlap by half, and gains half a cycle apart are independent.
-        independent = 0.5 * n * max(1.0, float(cycles[inside].max() - low))
+        independent = min(0.5 * n, n_kept) * max(1.0, highest - low)
         deepest = math.log(max(independent / FEWEST_BEYOND, math.e))
         row = [0.0]
         for step in range(1, int(deepest / GAIN_STEP) + 1):
@@ -197,6 +194,55 @@ def measure_gains(
             row.append(max(row[-1] + 1e-6, expected + keep * deviation))
         rows.append(row)
     return {"cycles": edges, "step": GAIN_STEP, "gains": rows}
+
+
+def _recorded_gains(
+    noise: Tensor, autocovariance: Tensor, edges: list[float], *, sample_rate: float
+) -> Iterator[tuple[float, int, NDArray[np.float64]]]:
+    """Of each band the highest frequency, how many windows, and their gains, sorted.
+
+    Windows are transformed a few at a time. Of a band with more than `MOST_GAINS`
+    gains, those of windows spread evenly are kept.
+    """
+    n, length = noise.shape
+    whitener = Whitener(autocovariance)
+    resolution = sample_rate / length
+    # A power of two of rows, so that products of matrices round as those of all do.
+    at_once = 2 ** max(0, math.floor(math.log2(GRID_AT_ONCE / (8 * length))))
+    cycles = noise.new_empty(0)
+    kept: list[list[Tensor]] = [[] for _ in edges]
+    for begin in range(0, n, at_once):
+        part = noise[begin : begin + at_once]
+        record = lay_out(part, window=length, level=0.0, sample_rate=sample_rate)
+        spectrum = periodogram(
+            record,
+            MaskedWhitener(whitener, record.present),
+            fmin=edges[0] * resolution,
+            fmax=0.45 * sample_rate,
+        )
+        cycles = spectrum.frequency / resolution
+        for gains, band in zip(kept, _bands(cycles, edges), strict=True):
+            wanted = _spread(n, MOST_GAINS // (band.stop - band.start))
+            here = wanted[(wanted >= begin) & (wanted < begin + len(part))] - begin
+            gains.append(spectrum.gain[here.to(part.device), band])
+    for band in _bands(cycles, edges):
+        gains = torch.cat(kept.pop(0))
+        ascending = gains.flatten().cpu().numpy()
+        ascending.sort()
+        yield float(cycles[band.stop - 1]), len(gains), ascending
+
+
+def _bands(cycles: Tensor, edges: list[float]) -> list[slice]:
+    """Which of ascending frequencies lie in each band, those below in the first."""
+    at = torch.tensor(edges[1:], dtype=cycles.dtype, device=cycles.device)
+    places = [0, *torch.searchsorted(cycles, at).tolist(), len(cycles)]
+    return [slice(a, b) for a, b in pairwise(places)]
+
+
+def _spread(n: int, most: int) -> Tensor:
+    """Numbers of at most `most` of n windows, spread evenly."""
+    count = min(n, max(1, most))
+    return torch.arange(count) * n // count
 
 
 def gaussian_gains(
@@ -226,6 +272,22 @@ def gaussian_gains(
         share = (part - low) / (high - low)
         found[:, inside] = table["step"] * (upper - 1 + share)
     return gain + (found - gain) / windows
+
+
+def largest_gaussian_gain(
+    table: dict[str, Any] | None, gain: Tensor, cycles: Tensor, *, windows: int
+) -> Tensor:
+    """The largest of `gaussian_gains` over frequency, (B,).
+
+    The map rises with the gain, so that only the largest gain of each band need be
+    mapped. Arguments are those of `gaussian_gains`, `cycles` in ascending order.
+    """
+    if table is None:
+        return gain.amax(-1)
+    bands = [b for b in _bands(cycles, table["cycles"]) if b.start < b.stop]
+    peaks = torch.stack([gain[:, band].amax(-1) for band in bands], -1)
+    first = cycles[[band.start for band in bands]]
+    return gaussian_gains(table, peaks, first, windows=windows).amax(-1)
 
 
 def no_signal_energy(form: Form, record: Record, whitener: MaskedWhitener) -> Tensor:

@@ -20,6 +20,10 @@ from sepprior.priors import GaussianPrior, Prior, beats_gaussian
 FEWEST_WINDOWS = 40
 """Independent windows of noise needed before error bars are calibrated on them."""
 NULL_WINDOWS = 2000
+NULL_SAMPLES = 2**23
+"""Samples, of windows of one part together, that statistics of noise are taken from."""
+AT_ONCE = 2**22
+"""Samples that are whitened together."""
 
 
 def validate(
@@ -85,14 +89,15 @@ def validate(
             n_unseen=n_unseen,
         )
     facts["calibration"] = table
+    most = max(FEWEST_WINDOWS, min(NULL_WINDOWS, NULL_SAMPLES // window))
     windows = [
-        consecutive_windows(
-            p, window=window, hop=max(1, window // 2), limit=NULL_WINDOWS
-        )
+        consecutive_windows(p, window=window, hop=max(1, window // 2), limit=most)
         for p in parts
     ]
     x = torch.from_numpy(np.concatenate(windows)).to(prior.device) - gaussian.level
-    facts["novelty"] = measure_null(gaussian.features(x))
+    whitened = [gaussian.features(p) for p in x.split(max(1, AT_ONCE // window))]
+    facts["novelty"] = measure_null(torch.cat(whitened))
+    del windows, whitened
     facts["gains"] = measure_gains(
         x, gaussian.autocovariance.to(x), sample_rate=prior.sample_rate
     )
