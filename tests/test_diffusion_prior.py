@@ -22,7 +22,7 @@ from sepprior.priors import DiffusionPrior, LatentPrior, PlainPrior, Prior, Scor
 from sepprior.priors.views import Geometry
 from sepprior.stationary import autocovariance
 from sepprior.training import train
-from sepprior.training.diffusion import measure_scores
+from sepprior.training.scores import measure_scores, pair_products
 from sepprior.transforms import Whitener, toeplitz
 from tests.conftest import LEVEL, SAMPLE_RATE, WINDOW, coloured_noise, finish, timeless
 
@@ -214,6 +214,34 @@ def test_information_of_white_scores():
     assert loud.smoothed[1, 0] > 3.0 and loud.clean[1, 0] > 3.0
 
 
+def test_products_of_pairs_of_samples():
+    """Stationary scores keep their Toeplitz form, others are taken as they are."""
+    _, covariance = autocovariance(
+        iter([coloured_noise(50_000, seed=4) - LEVEL]), n_lags=WINDOW
+    )
+    level = torch.tensor([0.25], dtype=torch.float64)
+    prior = DiffusionPrior(
+        Denoiser(window=WINDOW, width=8, views=2),
+        whitening=covariance,
+        autocovariance=covariance,
+        level=0.0,
+        sample_rate=SAMPLE_RATE,
+        levels=level,
+        information=torch.zeros(1, WINDOW),
+        scatter=torch.zeros(1, WINDOW),
+        lowest=0.03,
+    )
+    rng = torch.Generator().manual_seed(0)
+    white = torch.randn((4000, WINDOW), generator=rng)
+    for found in pair_products(prior, white, 0.25, rng, independent=4000):
+        assert (found - torch.eye(WINDOW)).abs().max() < 0.03
+    # Negative control: windows that begin loud.
+    fading = white * torch.linspace(1.5, 0.5, WINDOW)
+    for found in pair_products(prior, fading, 0.25, rng, independent=4000):
+        assert 1.6 < float(found[:10].diagonal().mean()) < 2.8
+        assert float(found[-10:, -10:].diagonal().mean()) < 0.5
+
+
 # -- storing and using -----------------------------------------------------------------
 
 
@@ -224,6 +252,10 @@ def test_a_stored_prior_is_the_same_prior(trained, tmp_path):
     noisy = torch.randn(3, WINDOW)
     assert torch.equal(again.score(noisy, 0.3), prior.score(noisy, 0.3))
     assert torch.equal(again.information, prior.information)
+    assert prior.products is not None
+    assert torch.equal(again.products, prior.products)
+    last = len(prior.levels) - 1
+    assert torch.equal(again.information_matrix(last), prior.information_matrix(last))
     assert torch.equal(again.levels, prior.levels)
     assert again.metadata == prior.metadata
 

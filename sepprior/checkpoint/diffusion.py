@@ -20,7 +20,14 @@ def pack(prior: DiffusionPrior) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "scatter": prior.scatter,
         **prefixed(prior.network.state_dict(), "network."),
     }
+    if prior.products is not None:
+        tensors["products"] = prior.products
     return tensors, {"lowest": prior.lowest}
+
+
+def version(prior: DiffusionPrior) -> int:
+    """Format 3 with products for each pair of samples, which format 2 does not know."""
+    return 2 if prior.products is None else 3
 
 
 def build(tensors: dict[str, Tensor], header: dict[str, Any]) -> DiffusionPrior:
@@ -39,5 +46,6 @@ def build(tensors: dict[str, Tensor], header: dict[str, Any]) -> DiffusionPrior:
         information=tensors["information"],
         scatter=tensors["scatter"],
         lowest=header["structure"]["lowest"],
+        products=tensors.get("products"),
         metadata=header["metadata"],
     )

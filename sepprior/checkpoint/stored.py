@@ -21,7 +21,7 @@ from sepprior.errors import SeppriorError
 from sepprior.priors import Prior
 
 FORMAT = "sepprior"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Newest version of any form that this release reads."""
 
 
@@ -44,7 +44,7 @@ class Form:
 FORMS: Mapping[str, Form] = {
     "gaussian": Form(gaussian.pack, gaussian.build, lambda _: 1),
     "specgan": Form(specgan.pack, specgan.build, specgan.version),
-    "diffusion": Form(diffusion.pack, diffusion.build, lambda _: 2),
+    "diffusion": Form(diffusion.pack, diffusion.build, diffusion.version),
     **{
         name: Form(generator.pack, generator.build, lambda _: 2)
         for name in generator.NETWORKS

@@ -63,6 +63,10 @@ class DiffusionPrior:
         scatter: shape (L, N): likewise for the score of clean noise, averaged over a
             pair of opposite draws, standardised as ``S C^-1/2 score``.
         lowest: lowest level the network was trained for.
+        products: shape (2, N, N), at the last of the levels the mean products of
+            information and scatter for each pair of samples, or None: those by lag.
+            Where lines are left in the whitened noise, its windows are not stationary,
+            and only these tell what a measurement can know near a line.
         metadata: JSON-able facts.
     """
 
@@ -83,6 +87,7 @@ class DiffusionPrior:
         information: Tensor,
         scatter: Tensor,
         lowest: float,
+        products: Tensor | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self.network = network.eval().requires_grad_(False)
@@ -95,6 +100,7 @@ class DiffusionPrior:
         self.levels = levels.double().cpu()
         self.information, self.scatter = information.double(), scatter.double()
         self.lowest = float(lowest)
+        self.products = products
         self.metadata = dict(metadata or {})
         self.geometry = Geometry.of(self.whitener, self.autocovariance)
         self.smoothing = self.geometry.smoothing
@@ -132,28 +138,38 @@ class DiffusionPrior:
         return self.whitener.inverse(smoothed / scale)
 
     def information_matrix(self, index: int) -> Tensor:
-        """K at ``levels[index]``, (N, N) float64: ``S^-1/2 M S^-1/2``, M Toeplitz."""
+        """K at ``levels[index]``, (N, N) float64: ``S^-1/2 M S^-1/2``.
+
+        M is Toeplitz at every level but the last, at most.
+        """
         if index not in self._information:
             values = self.smoothing.values.double() + float(self.levels[index]) ** 2
             self._information[index] = self._between(
-                values.rsqrt(), self.information[index]
+                values.rsqrt(), self._mean_products(index, 0)
             )
         return self._information[index]
 
     def scatter_matrix(self, index: int) -> Tensor:
-        """``C^1/2 S^-1 P S^-1 C^1/2`` at ``levels[index]``, (N, N), P Toeplitz."""
+        """``C^1/2 S^-1 P S^-1 C^1/2`` at ``levels[index]``, (N, N), likewise."""
         if index not in self._scatter:
             clean = self.smoothing.values.double()
             values = clean + float(self.levels[index]) ** 2
             self._scatter[index] = self._between(
-                clean.sqrt() / values, self.scatter[index]
+                clean.sqrt() / values, self._mean_products(index, 1)
             )
         return self._scatter[index]
 
-    def _between(self, weights: Tensor, row: Tensor) -> Tensor:
-        """The Toeplitz matrix of a row between two matrices of these eigenvalues."""
+    def _mean_products(self, index: int, which: int) -> Tensor:
+        """Of information (0) or scatter (1) at ``levels[index]``, (N, N) float64."""
+        if self.products is not None and index == len(self.levels) - 1:
+            return self.products[which].double()
+        rows = self.scatter if which else self.information
+        return toeplitz(rows[index].to(self.device))
+
+    def _between(self, weights: Tensor, matrix: Tensor) -> Tensor:
+        """A matrix (N, N) between two with these eigenvalues (N,)."""
         outer = self._matrix(weights)
-        return outer @ toeplitz(row.to(self.device)) @ outer
+        return outer @ matrix @ outer
 
     def _matrix(self, weights: Tensor) -> Tensor:
         """The matrix with the eigenvectors of C and these eigenvalues (N,), float64."""
@@ -344,5 +360,6 @@ class DiffusionPrior:
             information=self.information.to(device),
             scatter=self.scatter.to(device),
             lowest=self.lowest,
+            products=None if self.products is None else self.products.to(device),
             metadata=self.metadata,
         )

@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from sepprior.priors.diffusion import FLOW_RANGE
 from sepprior.priors.views import Geometry
 from sepprior.training.contract import Task
 from sepprior.training.parallel import current_ranks
+from sepprior.training.scores import ScoreProducts, measure_scores, pair_products
 from sepprior.training.steps import check_finite, follow, mixed_precision, set_rate
 from sepprior.training.validate import unseen_crops
 from sepprior.training.whitening import continuum_filter
@@ -42,6 +42,7 @@ LEAST_RATE = 0.02
 """Share of the learning rate that is left at the end of the cosine."""
 CLIP_NORM = 1.0
 INFORMATION_WINDOWS = 1024
+PAIR_WINDOWS = 4096
 ENERGY_WINDOWS = 256
 REPORT_LEVELS = 8
 REPORT_WINDOWS = 64
@@ -196,6 +197,7 @@ class DiffusionTrainer:
         levels: Tensor,
         products: ScoreProducts,
         metadata: Mapping[str, Any],
+        pairs: Tensor | None = None,
     ) -> DiffusionPrior:
         return DiffusionPrior(
             network,
@@ -207,6 +209,7 @@ class DiffusionTrainer:
             information=products.smoothed[: len(levels)],
             scatter=products.clean[: len(levels)],
             lowest=self.config.lowest_level,
+            products=pairs,
             metadata=dict(metadata),
         )
 
@@ -219,7 +222,7 @@ class DiffusionTrainer:
         prior = self.frozen(metadata)
         products = measure_scores(prior, windows, levels, self.rng)
         prior = self._prior(prior.network, levels, products, metadata)
-        self.rng.set_state(state)
+        pair_windows = self._white(self._crops(PAIR_WINDOWS))
         crops = unseen_crops(
             self.task.training,
             self.task.validation,
@@ -232,7 +235,17 @@ class DiffusionTrainer:
             unseen = torch.from_numpy(crops(ENERGY_WINDOWS)) - self.task.gaussian.level
             windows = self._white(unseen)
         facts = {**metadata, "energy": usual_energy(prior, windows)}
-        return self._prior(prior.network, levels[:keep], products, facts)
+        pairs = None
+        if self.config.window <= MAX_DENSE_WINDOW:
+            pairs = pair_products(
+                prior,
+                pair_windows,
+                float(levels[keep - 1]),
+                self.rng,
+                independent=self.task.training.n_samples // self.config.window,
+            )
+        self.rng.set_state(state)
+        return self._prior(prior.network, levels[:keep], products, facts, pairs)
 
     def state(self) -> dict[str, Any]:
         """Network, running average, optimiser, random numbers and the filter."""
@@ -262,54 +275,6 @@ def usual_energy(prior: ScorePrior, windows: Tensor) -> dict[str, float]:
     """
     energy = prior.gaussian_energy(windows) - prior.gain(windows)
     return {"mean": float(energy.mean()), "sd": float(energy.std())}
-
-
-@dataclass(frozen=True)
-class ScoreProducts:
-    """Mean products of standardised scores by lag, one row per level.
-
-    ``mean_i E[e_i e_{i+k}]``, that is the Toeplitz matrix nearest to ``E[e e^T]``, each
-    lag averaged over its diagonal; 1, 0, 0, ... for Gaussian noise.
-
-    Attributes:
-        smoothed: shape (L, N), of ``e = S^1/2 score(y)`` over smoothed noise y.
-        clean: shape (L, N), of ``e = S C^-1/2 (score(w + n) + score(w - n)) / 2`` over
-            clean noise w, the mean over two opposite draws that the solver uses.
-    """
-
-    smoothed: Tensor
-    clean: Tensor
-
-
-def measure_scores(
-    prior: DiffusionPrior, windows: Tensor, levels: Tensor, rng: torch.Generator
-) -> ScoreProducts:
-    """Second moments of the score over recorded noise.
-
-    Args:
-        prior: whose score it is.
-        windows: whitened noise (n, N).
-        levels: shape (L,).
-        rng: for the added noise.
-    """
-    smoothing = prior.smoothing
-    smoothed, clean = [], []
-    for sigma in levels.tolist():
-        noise = sigma * torch.randn(windows.shape, generator=rng).to(windows)
-        pair = [prior.score(windows + sign * noise, sigma) for sign in (1.0, -1.0)]
-        total = smoothing.total(torch.full((), sigma, device=windows.device))
-        smoothed.append(_products(smoothing.apply(total.sqrt(), torch.cat(pair))))
-        weights = total / smoothing.values.sqrt()
-        clean.append(_products(smoothing.apply(weights, 0.5 * (pair[0] + pair[1]))))
-    return ScoreProducts(torch.stack(smoothed), torch.stack(clean))
-
-
-def _products(e: Tensor) -> Tensor:
-    """Mean products of rows (n, N) by lag, (N,) float64."""
-    n = e.shape[-1]
-    spectrum = torch.fft.rfft(e.double(), 2 * n).abs().square().mean(0)
-    # Each lag's mean is tapered like a biased autocovariance: the matrix is positive.
-    return torch.fft.irfft(spectrum, 2 * n)[:n] / n
 
 
 def build_trainer(
