@@ -227,7 +227,7 @@ def brute_force_gain(record, r, frequency, b=0):
         (290, 120, True),
     ],
 )
-def test_gains_are_those_of_whitened_linear_fits(n, window, gapped):
+def test_gains_are_those_of_whitened_linear_fits(n, window, gapped, monkeypatch):
     x = measurements(n, 2)
     if gapped:
         x[1:] = with_gaps(x[1:])
@@ -243,6 +243,9 @@ def test_gains_are_those_of_whitened_linear_fits(n, window, gapped):
             assert float(spectrum.gain[b, i]) == pytest.approx(
                 exact, rel=1e-6, abs=1e-8
             )
+    monkeypatch.setattr("sepprior.inference.periodogram.GAINS_AT_ONCE", 101)
+    pieces = periodogram(record, whitener, fmin=1.0, fmax=49.0)
+    assert torch.equal(pieces.gain, spectrum.gain)
     # Neighbouring frequencies tell apart what is compared.
     other = brute_force_gain(record, r, float(spectrum.frequency[near + 3]))
     assert abs(other / float(spectrum.gain[0, near]) - 1) > 1e-3

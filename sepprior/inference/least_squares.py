@@ -164,8 +164,9 @@ def _linearise(
         linear = _solve_linear(columns, target, weights)
         residual = target - (linear.unsqueeze(1) @ columns).squeeze(1)
         theta = torch.cat([linear, theta[:, n:]], -1)
-        slopes = form.jacobian_columns(record.t, theta)[:, n:]
-        jacobian = torch.cat([columns, features(slopes, rows)], 1)
+        slopes = features(form.jacobian_columns(record.t, theta)[:, n:], rows)
+        jacobian = torch.cat([columns, slopes], 1)
+        del columns, slopes  # the largest arrays there are
     else:
         # The point is written to later, and the start belongs to the caller.
         theta = theta.clone()
@@ -299,7 +300,6 @@ def robust_fit(form: Form, record: Record, whitener: MaskedWhitener, start: Fit)
     features = gls_features(whitener)
     target = features(record.x.unsqueeze(1), everyone)[:, 0]
     present = record.present.flatten(1)
-    n_present = present.sum(-1, keepdim=True)
 
     def weights_of(residual: Tensor, rows: Tensor) -> Tensor:
         here = _rows(present, rows)
@@ -335,18 +335,24 @@ def robust_fit(form: Form, record: Record, whitener: MaskedWhitener, start: Fit)
     n = form.n_linear
     q = clamp(form, best.theta[:, n:], everyone)
     residual, theta = best.residual, torch.cat([best.theta[:, :n], q], -1)
-    u = (residual / _cauchy_scale(residual, present)).square()
-    psi = residual / (1.0 + u)
-    slope = (1.0 - u) / (1.0 + u).square() * present
-    freedom = (n_present[:, 0] - theta.shape[-1]).clamp_min(1)
-    inflation = (psi.square().sum(-1) / freedom) / (
-        slope.sum(-1) / n_present[:, 0]
-    ).square().clamp_min(1e-12)
+    inflation = _inflation(residual, present, theta.shape[-1])
     jacobian = features(form.jacobian_columns(record.t, theta), everyone)
     information = (jacobian @ jacobian.mT) / inflation[:, None, None]
     information = information + torch.diag(form.prior_precision.to(information))
     covariance = inverse_information(information)
     return Fit(theta, covariance, best.energy, residual)
+
+
+def _inflation(residual: Tensor, present: Tensor, n_parameters: int) -> Tensor:
+    """``E psi^2 / (E psi')^2`` of the Cauchy loss for residuals (Q, C): (Q,)."""
+    n_present = present.sum(-1)
+    freedom = (n_present - n_parameters).clamp_min(1)
+    u = (residual / _cauchy_scale(residual, present)).square()
+    psi = residual / (1.0 + u)
+    slope = (1.0 - u) / (1.0 + u).square() * present
+    return (psi.square().sum(-1) / freedom) / (
+        slope.sum(-1) / n_present
+    ).square().clamp_min(1e-12)
 
 
 def _cauchy_scale(residual: Tensor, present: Tensor) -> Tensor:

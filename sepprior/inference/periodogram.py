@@ -23,6 +23,8 @@ OVERSAMPLING = 8
 MATCHED_OVERSAMPLING = 4
 MATCHED_BYTES = 2**27
 """Memory for the gains of a family of matched filters; bounds the batch."""
+GAINS_AT_ONCE = 2**20
+"""Gains that are worked out together; bounds memory."""
 SHORT = 2**20
 """Longest record, in samples, that gets the full oversampling; longer ones get 2."""
 
@@ -235,34 +237,45 @@ def _gram(
         taps = torch.fft.rfft(whitener.whitener.taps, size)[bins]
         share = record.present[b].double().sum()
         return _Gram(taps.abs().square() * share, torch.zeros_like(u_hat), u_hat, total)
-    dtype, device = record.x.dtype, record.x.device
-    lag = torch.arange(n, device=device)
-    diagonals = torch.zeros(n, dtype=dtype, device=device)
-    cross = torch.zeros(2 * n_windows * n, dtype=dtype, device=device)
-    cache: Tensor | None = None
+    lag = torch.arange(n, device=record.x.device)
+    distance = (lag[:, None] - lag[None, :]).abs().flatten()
+    place = (lag[:, None] + lag[None, :]).flatten()
+    diagonals = record.x.new_zeros(n)
+    cross = record.x.new_zeros(n_windows, 2 * n)
+
+    def add(matrix: Tensor, rows: Tensor) -> None:
+        precision = (matrix.mT @ matrix).flatten()
+        diagonals.index_add_(0, distance, precision, alpha=len(rows))
+        cross[rows] = cross.new_zeros(2 * n).index_add_(0, place, precision)
+
     whole = record.present[b].all(-1)
-    for w in range(n_windows):
-        if cache is None or not bool(whole[w]):
-            matrix = whitener.matrix(b, w)
-            precision = matrix.mT @ matrix
-            if bool(whole[w]):
-                cache = precision
-        else:
-            precision = cache
-        distance = (lag[:, None] - lag[None, :]).abs().flatten()
-        diagonals.index_add_(0, distance, precision.flatten())
-        place = (lag[:, None] + lag[None, :]).flatten() + 2 * w * n
-        cross.index_add_(0, place, precision.flatten())
-    h = torch.fft.rfft(diagonals, size)[bins].real
+    rows = whole.nonzero().flatten()
+    if len(rows):
+        add(whitener.matrix(b, int(rows[0])), rows)
+    for row in (~whole).nonzero():
+        add(whitener.matrix(b, int(row)), row)
+    cross = cross.flatten()
+    h = torch.fft.rfft(diagonals, size)[bins].real.clone()
     g = torch.fft.rfft(cross, size)[bins].conj()
     return _Gram(h, g, u_hat, total)
 
 
 def _gain(weighted: Tensor, gram: _Gram, size: int, bins: slice) -> Tensor:
-    """Gains (B, F) from P x (B, W, N)."""
+    """Gains (B, F) from P x (B, W, N), some frequencies at a time."""
     flat = weighted.flatten(1)
     x_hat = torch.fft.rfft(flat, size)[:, bins].conj()
     b0 = flat.sum(-1, keepdim=True)
+    gain = flat.new_empty(x_hat.shape)
+    at_once = max(1, GAINS_AT_ONCE // len(flat))
+    for begin in range(0, x_hat.shape[1], at_once):
+        part = slice(begin, begin + at_once)
+        here = _Gram(gram.h[part], gram.g[part], gram.u[part], gram.total)
+        gain[:, part] = _gain_of(x_hat[:, part], b0, here)
+    return gain
+
+
+def _gain_of(x_hat: Tensor, b0: Tensor, gram: _Gram) -> Tensor:
+    """Gains (B, F) from the Fourier sums of P x, (B, F), and its plain sums (B, 1)."""
     u, total = gram.u, gram.total
     cc = 0.5 * (gram.h + gram.g.real) - u.real.square() / total
     ss = 0.5 * (gram.h - gram.g.real) - u.imag.square() / total
