@@ -43,6 +43,9 @@ LEAST_RATE = 0.02
 CLIP_NORM = 1.0
 INFORMATION_WINDOWS = 1024
 PAIR_WINDOWS = 4096
+FEWEST_FOR_PAIRS = 400
+"""Windows side by side from which products of pairs of samples are told from chance:
+the information about a signal is then uncertain by 7 % at most."""
 ENERGY_WINDOWS = 256
 REPORT_LEVELS = 8
 REPORT_WINDOWS = 64
@@ -236,14 +239,10 @@ class DiffusionTrainer:
             windows = self._white(unseen)
         facts = {**metadata, "energy": usual_energy(prior, windows)}
         pairs = None
-        if self.config.window <= MAX_DENSE_WINDOW:
-            pairs = pair_products(
-                prior,
-                pair_windows,
-                float(levels[keep - 1]),
-                self.rng,
-                independent=self.task.training.n_samples // self.config.window,
-            )
+        independent = self.task.training.n_samples // self.config.window
+        if self.config.window <= MAX_DENSE_WINDOW and independent >= FEWEST_FOR_PAIRS:
+            level = float(levels[keep - 1])
+            pairs = pair_products(prior, pair_windows, level, self.rng)
         self.rng.set_state(state)
         return self._prior(prior.network, levels[:keep], products, facts, pairs)
 

@@ -10,6 +10,9 @@ from torch import Tensor
 from sepprior.priors import DiffusionPrior
 from sepprior.transforms import toeplitz
 
+LEAST_SHARE = 0.05
+"""Least eigenvalue of the products of pairs, over the mean one."""
+
 
 @dataclass(frozen=True)
 class ScoreProducts:
@@ -40,7 +43,7 @@ def measure_scores(
         rng: for the added noise.
     """
     rows = [
-        [_by_lag(e) for e in _standardised(prior, windows, sigma, rng)]
+        [_by_lag(e) for e in _standardised(prior, windows, sigma, rng)[0]]
         for sigma in levels.tolist()
     ]
     smoothed, clean = (torch.stack(part) for part in zip(*rows, strict=True))
@@ -48,51 +51,56 @@ def measure_scores(
 
 
 def pair_products(
-    prior: DiffusionPrior,
-    windows: Tensor,
-    sigma: float,
-    rng: torch.Generator,
-    *,
-    independent: int,
+    prior: DiffusionPrior, windows: Tensor, sigma: float, rng: torch.Generator
 ) -> Tensor:
     """The same at one level for each pair of samples, (2, N, N) float32.
 
-    ``E[e e^T]`` is drawn towards its Toeplitz part T by the share that chance explains:
-    with the mean E of n independent products, by ``1 / n tr Var(e e^T) / |E - T|^2``
-    (Ledoit and Wolf 2004, with T for their target). Stationary windows are left with T,
-    lines stand out by orders of magnitude.
+    What the score of Gaussian noise of the same covariance would give on the same
+    windows, other than its Toeplitz part, is chance, and taken off (a control variate):
+    the products of a Gaussian score are those by lag, exactly.
 
     Args:
         prior: whose score it is.
         windows: whitened noise (n, N), which may overlap.
         sigma: the level.
         rng: for the added noise.
-        independent: how many windows the noise has side by side.
     """
-    count = min(independent, len(windows))
+    scores, gaussian = _standardised(prior, windows, sigma, rng)
     found = []
-    for e in _standardised(prior, windows, sigma, rng):
-        e = e.double()
-        mean = e.mT @ e / len(e)
-        target = toeplitz(_by_lag(e))
-        spread = e.square().sum(-1).square().mean() - mean.square().sum()
-        distance = (mean - target).square().sum()
-        share = (spread / count / distance).clamp(0.0, 1.0)
-        found.append(torch.lerp(mean, target, share))
+    for e, v in zip(scores, gaussian, strict=True):
+        by_chance = _by_pair(v) - toeplitz(_by_lag(v))
+        value, vectors = torch.linalg.eigh(_by_pair(e) - by_chance)
+        found.append(
+            (vectors * value.clamp_min(LEAST_SHARE * value.mean())) @ vectors.mT
+        )
     return torch.stack(found).float()
 
 
 def _standardised(
     prior: DiffusionPrior, windows: Tensor, sigma: float, rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Rows e of `ScoreProducts.smoothed` and of `ScoreProducts.clean`."""
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Rows e of `ScoreProducts.smoothed` and `clean`; those of a Gaussian's score."""
     smoothing = prior.smoothing
     noise = sigma * torch.randn(windows.shape, generator=rng).to(windows)
-    pair = [prior.score(windows + sign * noise, sigma) for sign in (1.0, -1.0)]
+    noisy = [windows + sign * noise for sign in (1.0, -1.0)]
+    pair = [prior.score(y, sigma) for y in noisy]
     total = smoothing.total(torch.full((), sigma, device=windows.device))
-    smoothed = smoothing.apply(total.sqrt(), torch.cat(pair))
     weights = total / smoothing.values.sqrt()
-    return smoothed, smoothing.apply(weights, 0.5 * (pair[0] + pair[1]))
+    scores = (
+        smoothing.apply(total.sqrt(), torch.cat(pair)),
+        smoothing.apply(weights, 0.5 * (pair[0] + pair[1])),
+    )
+    gaussian = (
+        smoothing.apply(total.rsqrt(), torch.cat(noisy)),
+        smoothing.apply(smoothing.values.rsqrt(), windows),
+    )
+    return scores, gaussian
+
+
+def _by_pair(e: Tensor) -> Tensor:
+    """Mean products of rows (n, N) for each pair of samples, (N, N) float64."""
+    e = e.double()
+    return e.mT @ e / len(e)
 
 
 def _by_lag(e: Tensor) -> Tensor:
