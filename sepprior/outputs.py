@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from sepprior.data import Measurement
     from sepprior.result import Separation
 
+ROWS_AT_ONCE = 2**16
+"""Rows of a table that are made text together; bounds memory."""
+
 
 def check_output_folder(folder: Path) -> None:
     """Refuse a folder that cannot be written to, before any work is done for it.
@@ -128,9 +131,14 @@ def write_csv(
     rows = csv.writer(file, lineterminator="\n")
     if header:
         rows.writerow(columns)
-    for row in zip(*(values.tolist() for values in columns.values()), strict=True):
-        # 15 digits hold every decimal that a user may have typed in the time column.
-        rows.writerow("" if math.isnan(value) else f"{value:.15g}" for value in row)
+    n_rows = max(map(len, columns.values()), default=0)
+    for begin in range(0, n_rows, ROWS_AT_ONCE):
+        part = slice(begin, begin + ROWS_AT_ONCE)
+        lists = (values[part].tolist() for values in columns.values())
+        for row in zip(*lists, strict=True):
+            # 15 digits hold every decimal that a user may have typed in the time
+            # column.
+            rows.writerow("" if math.isnan(v) else f"{v:.15g}" for v in row)
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:

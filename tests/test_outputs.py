@@ -73,6 +73,19 @@ def test_columns(tmp_path):
     assert path.read_text() == "time,x\n0.1,\n0.3,-1e-20\n"
 
 
+def test_columns_are_written_some_rows_at_a_time(tmp_path, monkeypatch):
+    values = np.arange(7.0) / 3.0
+    columns = {"time": values, "signal": np.where(values > 1.0, np.nan, -values)}
+    write_columns(tmp_path / "whole.csv", columns)
+    monkeypatch.setattr("sepprior.outputs.ROWS_AT_ONCE", 3)
+    write_columns(tmp_path / "parts.csv", columns)
+    whole = (tmp_path / "whole.csv").read_text()
+    assert whole.count("\n") == 8
+    assert (tmp_path / "parts.csv").read_text() == whole
+    with pytest.raises(ValueError, match=r"longer|shorter"):
+        write_columns(tmp_path / "x.csv", columns | {"noise": values[:6]})
+
+
 def test_json_is_standard():
     value = {"a": np.float64("nan"), "b": np.arange(2), "c": (np.bool_(True), np.inf)}
     assert to_json(value) == '{"a": null, "b": [0, 1], "c": [true, null]}'
