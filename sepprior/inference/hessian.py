@@ -7,7 +7,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sepprior.inference.gaps import Block, factor, half_log_det
 from sepprior.inference.least_squares import inverse_information
+
+
+@dataclass(frozen=True)
+class GapTerms:
+    """Second derivatives by the missing samples of n windows, g in each.
+
+    Attributes:
+        block: the windows.
+        own: shape (n, g, g).
+        theta: shape (n, g, P), with the signal's parameters.
+        latent: shape (n, g, K), with the window's latent.
+    """
+
+    block: Block
+    own: Tensor
+    theta: Tensor
+    latent: Tensor
 
 
 @dataclass(frozen=True)
@@ -15,26 +33,46 @@ class Hessian:
     """Expected second derivatives of the joint energy of Q problems.
 
     The coordinates are theta (P), the missing samples (G), and the latents of the W
-    windows (K each), which do not see each other.
+    windows (K each). Latents and missing samples of different windows do not see each
+    other.
 
     Attributes:
-        corner: shape (Q, P + G, P + G), of theta and the missing samples.
-        cross: shape (Q, W, P + G, K), between these and the latents.
+        corner: shape (Q, P, P), of theta.
+        cross: shape (Q, W, P, K), between theta and the latents.
         latent: shape (Q, W, K, K), of each window's latent.
-        n_theta: P.
+        gaps: what the missing samples add.
+        n_gaps: G; problems with fewer missing samples have spare slots.
     """
 
     corner: Tensor
     cross: Tensor
     latent: Tensor
-    n_theta: int
+    gaps: list[GapTerms]
+    n_gaps: int
 
-    def freed(self) -> Tensor:
-        """The corner with the latents marginalised (Schur complement)."""
-        inverse = torch.linalg.inv(self.latent)
-        return self.corner - torch.einsum(
-            "qwik,qwkl,qwjl->qij", self.cross, inverse, self.cross
+    def present(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The blocks with the missing samples marginalised (Schur complement).
+
+        Returns:
+            Corner, cross and latent, and half the log-determinant of what was
+            eliminated, (Q,).
+        """
+        corner, cross, latent = (
+            v.clone() for v in (self.corner, self.cross, self.latent)
         )
+        volume = corner.new_zeros(len(corner))
+        for terms in self.gaps:
+            problem, window = terms.block.problem, terms.block.window
+            root = factor(terms.own)
+            theta, z = (
+                torch.linalg.solve_triangular(root, v, upper=False)
+                for v in (terms.theta, terms.latent)
+            )
+            corner.index_add_(0, problem, -theta.mT @ theta)
+            cross[problem, window] -= theta.mT @ z
+            latent[problem, window] -= z.mT @ z
+            volume.index_add_(0, problem, half_log_det(root))
+        return corner, cross, latent, volume
 
     def summary(self) -> tuple[Tensor, Tensor, Tensor]:
         """Covariances of theta and the volume.
@@ -43,27 +81,44 @@ class Hessian:
             Covariance with the latents free (Q, P, P), with them fixed (Q, P, P), and
             half the log-determinant of the whole Hessian (Q,).
         """
-        p = self.n_theta
-        freed = self.freed()
-        half_log_det = 0.5 * torch.linalg.slogdet(self.latent).logabsdet.sum(-1)
-        half_log_det = half_log_det + 0.5 * torch.linalg.slogdet(freed).logabsdet
-        marginal = inverse_information(freed)[:, :p, :p]
-        conditional = inverse_information(self.corner)[:, :p, :p]
-        return marginal, conditional, half_log_det
+        corner, cross, latent, volume = self.present()
+        inverse = torch.linalg.inv(latent)
+        freed = corner - torch.einsum("qwik,qwkl,qwjl->qij", cross, inverse, cross)
+        volume = volume + 0.5 * torch.linalg.slogdet(latent).logabsdet.sum(-1)
+        volume = volume + 0.5 * torch.linalg.slogdet(freed).logabsdet
+        return inverse_information(freed), inverse_information(corner), volume
 
     def dense(self) -> Tensor:
-        """The whole matrix (Q, D, D): theta, the missing samples, window by window."""
+        """The whole matrix (Q, D, D): theta, the missing samples, window by window.
+
+        Spare slots carry no information, and get that of a standard normal.
+        """
         q, n_windows, k, _ = self.latent.shape
-        first = self.corner.shape[-1]
+        p = self.corner.shape[-1]
+        first = p + self.n_gaps
         size = first + n_windows * k
         whole = self.corner.new_zeros(q, size, size)
-        whole[:, :first, :first] = self.corner
+        whole[:, :p, :p] = self.corner
         for w in range(n_windows):
             here = slice(first + w * k, first + (w + 1) * k)
-            whole[:, :first, here] = self.cross[:, w]
-            whole[:, here, :first] = self.cross[:, w].mT
+            whole[:, :p, here] = self.cross[:, w]
+            whole[:, here, :p] = self.cross[:, w].mT
             whole[:, here, here] = self.latent[:, w]
-        return whole
+        for terms in self.gaps:
+            own = (p + terms.block.slot)[:, :, None]
+            problem = terms.block.problem[:, None, None]
+            whole[problem, own, own.mT] = terms.own
+            own_latent = first + k * terms.block.window[:, None]
+            own_latent = own_latent + torch.arange(k, device=whole.device)
+            theta = torch.arange(p, device=whole.device).expand(len(own), -1)
+            for others, values in (
+                (theta, terms.theta),
+                (own_latent, terms.latent),
+            ):
+                whole[problem, own, others[:, None]] = values
+                whole[problem, others[:, :, None], own.mT] = values.mT
+        spare = whole.diagonal(dim1=-2, dim2=-1) == 0
+        return whole + torch.diag_embed(spare.to(whole))
 
 
 def spread(information: Tensor) -> Tensor:

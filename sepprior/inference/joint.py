@@ -9,12 +9,13 @@ maximum give the same theta at fixed z).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from sepprior.inference.gaps import Gaps
-from sepprior.inference.hessian import Hessian
+from sepprior.inference.gaps import Elimination, Gaps
+from sepprior.inference.hessian import GapTerms, Hessian
 from sepprior.inference.least_squares import (
     gauss_newton,
     inverse_information,
@@ -28,6 +29,8 @@ from sepprior.signals.form import Form, clamp, prior_energy
 
 MAX_EVALUATIONS = 30
 FINAL_STEPS = 3
+GAP_NUMBERS = 2**25
+"""Numbers of the missing samples' information matrices that are kept together."""
 GRADIENT_TOLERANCE = (1e-3, 1e-7)
 DECREASE_TOLERANCE = (1e-2, 1e-13)
 """In nats and standard errors, for priors in single and in double precision."""
@@ -198,22 +201,19 @@ class JointProblem:
         Returns:
             Theta (Q, P), missing samples (Q, W, N) and the joint energy there (Q,).
         """
-        weights = decoded.precision.double().flatten(1)
         mean = decoded.mean.double().flatten(1)
-        if self.n_gaps:
-            weights_root = weights.sqrt()
-            basis = self._gap_columns(which, weights_root)
-
-            def projected(columns: Tensor, rows: Tensor) -> Tensor:
-                f = self.features(columns, rows) * weights_root[rows].unsqueeze(1)
-                return f - (f @ basis[rows]) @ basis[rows].mT
-
-            target = (self.data_features[which] - mean) * weights_root
-            target = target - (basis @ (basis.mT @ target.unsqueeze(-1))).squeeze(-1)
-            fit = gauss_newton(
-                self.form, self.record, projected, which, theta, target, steps=steps
-            )
-            filled = self._best_filling(fit.theta, mean, weights_root, which)
+        weights = decoded.precision.double().flatten(1)
+        if self.gaps.count:
+            # The missing samples' information matrices are kept for a fit.
+            squares = int(self.gaps.in_window.square().sum(-1).max())
+            at_once = max(1, GAP_NUMBERS // squares)
+            parts = [
+                self._refit_gapped(
+                    theta[rows], mean[rows], weights[rows], which[rows], steps
+                )
+                for rows in torch.arange(len(which), device=which.device).split(at_once)
+            ]
+            theta, filled, energy = (torch.cat(v) for v in zip(*parts, strict=True))
         else:
             fit = gauss_newton(
                 self.form,
@@ -225,31 +225,45 @@ class JointProblem:
                 steps=steps,
                 weights=weights,
             )
+            theta, energy = fit.theta, fit.energy
         rest = decoded.half_log_det + self.prior.latent_energy(z)
-        return fit.theta, filled, fit.energy + rest.double().sum(-1)
+        return theta, filled, energy + rest.double().sum(-1)
 
-    def _gap_features(self, which: Tensor) -> Tensor:
-        """Features (Q, n_gaps, W C) of a unit impulse at each missing sample."""
-        return torch.cat(
-            [self.features(self.gaps.impulses(one), one) for one in which.split(1)]
+    def _refit_gapped(
+        self, theta: Tensor, mean: Tensor, weights: Tensor, which: Tensor, steps: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Theta, missing samples and half the weighted squares of what is left."""
+        root = weights.sqrt()
+        shape = (*self.record.x.shape[1:2], -1)
+        free = self._elimination(which, root.unflatten(1, shape))
+
+        def weighted(columns: Tensor, rows: Tensor) -> Tensor:
+            return self.features(columns, rows) * root[rows].unsqueeze(1)
+
+        def projected(columns: Tensor, rows: Tensor) -> Tensor:
+            features = weighted(columns, rows).unflatten(2, shape)
+            return free.project(features, rows).flatten(2)
+
+        everyone = torch.arange(len(which), device=which.device)
+        data = (self.data_features[which] - mean) * root
+        target = data.unsqueeze(1).unflatten(2, shape).clone()
+        target = free.project(target, everyone).flatten(1)
+        fit = gauss_newton(
+            self.form, self.record, projected, which, theta, target, steps=steps
         )
+        signal = self.form.evaluate(self.record.t, fit.theta).unsqueeze(1)
+        rest = data - weighted(signal, everyone)[:, 0]
+        filled = free.values(rest.unflatten(1, shape))
+        return fit.theta, filled, fit.energy
 
-    def _gap_columns(self, which: Tensor, weights_root: Tensor) -> Tensor:
-        """Orthonormal basis (Q, W C, n_gaps) of what the missing samples span."""
-        weighted = self._gap_features(which) * weights_root.unsqueeze(1)
-        q, r = torch.linalg.qr(weighted.mT)
-        used = r.diagonal(dim1=-2, dim2=-1).abs() > 1e-9
-        return q * used.unsqueeze(1)
+    @cached_property
+    def _impulses(self) -> Tensor:
+        """Features (U, C) of unit impulses at the samples missing in some window."""
+        return self.prior.features(self.gaps.impulses())
 
-    def _best_filling(
-        self, theta: Tensor, mean: Tensor, weights_root: Tensor, which: Tensor
-    ) -> Tensor:
-        gap = self._gap_features(which) * weights_root.unsqueeze(1)
-        signal = self.form.evaluate(self.record.t, theta).unsqueeze(1)
-        rest = self.data_features[which] - self.features(signal, which)[:, 0]
-        rest = (rest - mean) * weights_root
-        values = -torch.linalg.lstsq(gap.mT, rest.unsqueeze(-1)).solution.squeeze(-1)
-        return self.gaps.fill(values, which)
+    def _elimination(self, which: Tensor, weights_root: Tensor) -> Elimination:
+        """The missing samples of measurements `which`, with weights (Q, W, C)."""
+        return Elimination(self.gaps, which, self._impulses, weights_root)
 
     # -- joint minimisation ------------------------------------------------------------
 
@@ -331,34 +345,37 @@ class JointProblem:
 
     def hessian(self, fit: JointFit, which: Tensor) -> Hessian:
         """Expected Hessian in (theta, missing, z) at the optimum."""
-        n_windows = fit.z.shape[1]
+        shape = fit.z.shape[:2]
+        decoded, d_mean, d_log = decode_tangents(self.prior, fit.z.flatten(0, 1))
+        k, width = d_mean.shape[-2:]
+        root = decoded.precision.double().view(*shape, width).sqrt()
         jacobian = self.features(
             self.form.jacobian_columns(self.record.t, fit.theta), which
         )
-        p = jacobian.shape[1]
-        blocks = [jacobian]
-        if self.n_gaps:
-            blocks.append(self._gap_features(which))
-        fixed = torch.cat(blocks, 1)
-        decoded, d_mean, d_log = decode_tangents(self.prior, fit.z.flatten(0, 1))
-        k, width = d_mean.shape[-2:]
-        shape = (len(which), n_windows)
-        precision = decoded.precision.double().view(*shape, width)
-        weighted = fixed.view(*fixed.shape[:2], n_windows, width)
-        weighted = weighted * precision.unsqueeze(1)
-        corner = weighted.flatten(2) @ fixed.mT
-        corner[:, :p, :p] += torch.diag(self.form.prior_precision.to(jacobian))
-        if self.n_gaps:
-            # Spare slots of measurements with fewer gaps carry no information.
-            corner = corner + torch.diag_embed(
-                (corner.diagonal(dim1=-2, dim2=-1) == 0).double()
-            )
+        jacobian = jacobian.unflatten(2, (-1, width)) * root.unsqueeze(1)
+        means = d_mean.double().view(*shape, k, width) * root.unsqueeze(2)
+        corner = jacobian.flatten(2) @ jacobian.flatten(2).mT
         latent = latent_information(
             decoded, d_mean, d_log, redundancy=self.prior.window / width
         ).double()
-        means = d_mean.double().view(*shape, k, width)
-        cross = torch.einsum("qiwc,qwkc->qwik", weighted, means)
-        return Hessian(corner, cross, latent.view(*shape, k, k), p)
+        gaps = []
+        if self.gaps.count:
+            free = self._elimination(which, root)
+            for block in free.blocks:
+                columns = free.columns(block)
+                others = (
+                    columns,
+                    jacobian[block.problem, :, block.window],
+                    means[block.problem, block.window],
+                )
+                gaps.append(GapTerms(block, *(columns @ v.mT for v in others)))
+        return Hessian(
+            corner + torch.diag(self.form.prior_precision.to(jacobian)),
+            torch.einsum("qiwc,qwkc->qwik", jacobian, means),
+            latent.view(*shape, k, k),
+            gaps,
+            self.gaps.count,
+        )
 
 
 def _better(a: JointFit, b: JointFit) -> JointFit:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sepprior.errors import SeppriorError
 from sepprior.inference.chains import CHAINS, dispersed, hamiltonian, langevin
-from sepprior.inference.hessian import spread
+from sepprior.inference.hessian import GapTerms, Hessian, spread
 from sepprior.inference.joint import JointFit, JointProblem
 from sepprior.inference.record import Record
 from sepprior.inference.score import ScoreFit, ScoreProblem
@@ -78,11 +78,8 @@ def _latent_part(
     n, p = fit.theta.shape
     which = torch.arange(n, device=fit.theta.device)
     root = spread(problem.hessian(fit, which).dense())
+    values = gaps.gather(fit.missing, which)
     which = which.repeat_interleave(CHAINS)
-    values = fit.missing.new_zeros(n, gaps.count)
-    if gaps.count:
-        flat = torch.nn.functional.pad(fit.missing.flatten(1), (0, 1))
-        values = flat.gather(1, gaps.index)
     mode = torch.cat([fit.theta, values, fit.z.double().flatten(1)], 1)
 
     def natural(u: Tensor) -> Tensor:
@@ -226,25 +223,37 @@ def _slope(
         score += 0.5 * problem.prior.score(noisy, sigma).view_as(residual)
     columns = problem.jacobian(theta, which).flatten(2)
     slope = (columns @ score.flatten(1).unsqueeze(-1)).squeeze(-1)
-    form, p = problem.form, theta.shape[1]
-    distance = form.prior_mean.to(theta) - theta
-    slope[:, :p] += form.prior_precision.to(theta) * distance
-    return slope
+    distance = problem.form.prior_mean.to(theta) - theta
+    slope = slope + problem.form.prior_precision.to(theta) * distance
+    if not problem.gaps.count:
+        return slope
+    of_missing = problem.gaps.gather(problem.by_sample(score), which)
+    return torch.cat([slope, of_missing], 1)
 
 
 def _information(problem: ScoreProblem, theta: Tensor, index: int) -> Tensor:
     """``J^T K J`` at a level, with the precision of the prior, (B, D, D)."""
     which = torch.arange(len(theta), device=theta.device)
     columns = problem.jacobian(theta, which)
+    n, p, n_windows, _ = columns.shape
     weighted = columns @ problem.prior.information_matrix(index)
-    information = weighted.flatten(2) @ columns.flatten(2).mT
-    diagonal = information.new_zeros(information.shape[:2])
-    p = theta.shape[1]
-    diagonal[:, :p] = problem.form.prior_precision.to(diagonal)
+    corner = weighted.flatten(2) @ columns.flatten(2).mT
+    gaps = []
     if problem.gaps.count:
-        # Spare slots of measurements with fewer gaps carry no information.
-        diagonal[:, p:] = 1.0 - problem.gaps.used[which].double()
-    return information + torch.diag_embed(diagonal)
+        information = problem.sample_information(index)
+        slopes = problem.by_sample(weighted)
+        for block in problem.gaps.blocks(which, width=columns.shape[-1]):
+            place = block.position
+            own = information[place[:, :, None], place[:, None]]
+            at = block.problem[:, None], slice(None), block.window[:, None], place
+            gaps.append(GapTerms(block, own, slopes[at], own[..., :0]))
+    return Hessian(
+        corner + torch.diag(problem.form.prior_precision.to(corner)),
+        corner.new_zeros(n, n_windows, p, 0),
+        corner.new_zeros(n, n_windows, 0, 0),
+        gaps,
+        problem.gaps.count,
+    ).dense()
 
 
 def _most_gaps(record: Record) -> int:

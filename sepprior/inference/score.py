@@ -14,11 +14,12 @@ Q problems (a start of a measurement each), W windows, N samples, p parameters.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from sepprior.inference.gaps import Gaps
+from sepprior.inference.gaps import Following, Gaps
 from sepprior.inference.least_squares import inverse_information
 from sepprior.inference.record import Record
 from sepprior.priors import ScorePrior
@@ -89,12 +90,26 @@ class ScoreProblem:
         return self.prior.features(noise)
 
     def jacobian(self, theta: Tensor, which: Tensor) -> Tensor:
-        """Whitened derivatives by theta and the missing samples, (Q, p + G, W, N)."""
+        """Whitened derivatives by theta, (Q, p, W, N)."""
         columns = -self.form.jacobian_columns(self.record.t, theta)
         if self.gaps.count:
             columns = columns * self.record.present[which].unsqueeze(1)
-            columns = torch.cat([columns, self.gaps.impulses(which)], 1)
         return self.prior.features(columns)
+
+    def by_sample(self, white: Tensor) -> Tensor:
+        """Derivatives by samples (..., N) from those by whitened samples."""
+        return white @ self._whitening.mT
+
+    @cached_property
+    def _whitening(self) -> Tensor:
+        """Whitened unit impulses, (N, N)."""
+        eye = torch.eye(self.prior.window, dtype=torch.float64)
+        return self.prior.features(eye.to(self.record.x.device))
+
+    def sample_information(self, index: int) -> Tensor:
+        """``E[score score^T]`` at a level, of scores by samples, (N, N)."""
+        matrix = self.prior.information_matrix(index)
+        return self.by_sample(self._whitening @ matrix)
 
     def start(self, theta: Tensor) -> ScoreFit:
         """Fits at given parameters, missing samples at the level of the noise."""
@@ -147,22 +162,27 @@ class ScoreProblem:
         columns = self.jacobian(fit.theta, which)
         if first is not None:
             columns[:, first:p] = 0.0
-        information, scatter = (
-            (columns @ matrix).flatten(2) @ columns.flatten(2).mT
-            for matrix in (
-                self.prior.information_matrix(index),
-                self.prior.scatter_matrix(index),
-            )
-        )
-        score = self.score(residual, index, self.draws(index)).flatten(1)
-        gradient = (columns.flatten(2) @ score.unsqueeze(-1)).squeeze(-1)
-        diagonal = torch.zeros_like(gradient)
-        if first is not None:
-            gradient[:, first:p], diagonal[:, first:p] = 0.0, 1.0
+        known = self.prior.information_matrix(index)
+        score = self.score(residual, index, self.draws(index))
+        values, gap_volume = None, 0.0
         if self.gaps.count:
-            diagonal[:, p:] = 1.0 - self.gaps.used[which].double()
-        information = information + torch.diag_embed(diagonal)
-        scatter = scatter + torch.diag_embed(diagonal)
+            following = Following(self.gaps, which, self.sample_information(index))
+            slopes = torch.cat([columns @ known, score.unsqueeze(1)], 1)
+            values = following.values(self.by_sample(slopes))
+            # What theta does with the missing samples at their most probable values.
+            columns = columns - self.prior.features(values[:, :p])
+            gap_volume = following.half_log_det()
+        flat = columns.flatten(2)
+        information, scatter = (
+            (columns @ matrix).flatten(2) @ flat.mT
+            for matrix in (known, self.prior.scatter_matrix(index))
+        )
+        gradient = (flat @ score.flatten(1).unsqueeze(-1)).squeeze(-1)
+        if first is not None:
+            held = torch.zeros_like(gradient)
+            held[:, first:] = 1.0
+            information = information + torch.diag_embed(held)
+            scatter = scatter + torch.diag_embed(held)
         inverse = inverse_information(information)
         step = (inverse @ gradient.unsqueeze(-1)).squeeze(-1)
         # What a step leaves uncertain: the sandwich, since the score of clean noise
@@ -178,18 +198,20 @@ class ScoreProblem:
                 form.prior_precision.to(score) * free,
                 form.prior_mean.to(score) - fit.theta,
             )
-        own, of_theta = inverse[:, :p, :p], step[:, :p]
-        length = torch.linalg.solve(own, of_theta.unsqueeze(-1)).squeeze(-1)
-        length = (length * of_theta).sum(-1).clamp_min(0.0).sqrt()
+        length = torch.linalg.solve(inverse, step.unsqueeze(-1)).squeeze(-1)
+        length = (length * step).sum(-1).clamp_min(0.0).sqrt()
         scale = DAMPING * (LONGEST_STEP / length.clamp_min(LONGEST_STEP))
-        of_theta = of_theta * scale.unsqueeze(-1)
+        of_theta = step * scale.unsqueeze(-1)
         n, reach = form.n_linear, form.reach.to(score)
         move = torch.minimum(torch.maximum(of_theta[:, n:], -reach), reach)
         nonlinear = clamp(form, fit.theta[:, n:] + move, which)
         theta = torch.cat([fit.theta[:, :n] + of_theta[:, :n], nonlinear], 1)
-        volume = 0.5 * torch.linalg.slogdet(information).logabsdet
-        missing = fit.missing + DAMPING * step[:, p:]
-        return ScoreFit(theta, missing, covariance[:, :p, :p], volume, length)
+        volume = 0.5 * torch.linalg.slogdet(information).logabsdet + gap_volume
+        missing = fit.missing
+        if values is not None:
+            moved = values[:, p] - torch.einsum("qi,qiwn->qwn", step, values[:, :p])
+            missing = missing + DAMPING * self.gaps.gather(moved, which)
+        return ScoreFit(theta, missing, covariance, volume, length)
 
     def energy(self, fit: ScoreFit, which: Tensor) -> Tensor:
         """``-log p`` of the noise hypotheses without constants, nats, (Q,)."""
@@ -202,19 +224,15 @@ class ScoreProblem:
 def _with_expected(
     step: Tensor, covariance: Tensor, precision: Tensor, distance: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A step and its covariance, with a Gaussian prior on the first p unknowns.
+    """A step and its covariance, with a Gaussian prior on the parameters.
 
     Args:
-        step: to where the data alone would go, (Q, u).
-        covariance: of that, (Q, u, u).
+        step: to where the data alone would go, (Q, p).
+        covariance: of that, (Q, p, p).
         precision: shape (Q, p) or (p,).
         distance: from the present values to the prior's mean, (Q, p).
     """
-    weight = torch.zeros_like(step)
-    weight[:, : distance.shape[-1]] = precision
-    pull = torch.zeros_like(step)
-    pull[:, : distance.shape[-1]] = precision * distance
     data = inverse_information(covariance)
-    joint = inverse_information(data + torch.diag_embed(weight))
-    pull = pull.unsqueeze(-1) + data @ step.unsqueeze(-1)
+    joint = inverse_information(data + torch.diag_embed(precision))
+    pull = (precision * distance).unsqueeze(-1) + data @ step.unsqueeze(-1)
     return (joint @ pull).squeeze(-1), joint
