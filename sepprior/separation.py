@@ -26,7 +26,7 @@ from sepprior.inference.detection import (
     null_gains,
 )
 from sepprior.inference.pipeline import N_PEAKS, Outcome, analyse
-from sepprior.inference.record import MaskedWhitener, lay_out, unlay
+from sepprior.inference.record import lay_out, unlay
 from sepprior.inference.sampling import well_sampled
 from sepprior.priors import PlainPrior, Prior, beats_gaussian
 from sepprior.priors.labelled import inferred_labels, with_label
@@ -37,7 +37,6 @@ from sepprior.signals import Form, Geometry, Sinusoids, build_form
 from sepprior.signals.build import Bounds, Expected, Signal, Values
 from sepprior.signals.form import at_bound
 from sepprior.status import FOREIGN, describe
-from sepprior.transforms import Whitener
 
 BATCH_WINDOWS = 512
 """Windows worked on at a time; memory is bounded by it."""
@@ -253,7 +252,7 @@ def _describe(
     judged = largest_gaussian_gain(
         prior.metadata.get("gains"), spectrum, cycles, windows=record.x.shape[1]
     )
-    whitener = MaskedWhitener(Whitener(prior.autocovariance), record.present)
+    whitener = outcome.whitener
     if not isinstance(form.search, Sinusoids):
         best = no_signal_energy(form, record, whitener) - outcome.gls.energy
         judged = best

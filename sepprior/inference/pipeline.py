@@ -45,6 +45,7 @@ class Outcome:
 
     Attributes:
         record: the measurements.
+        whitener: of the stationary part of their noise.
         gls: generalised least squares.
         robust: Cauchy regression.
         joint: the optimum under the prior, or None when it was not tried.
@@ -63,6 +64,7 @@ class Outcome:
     """
 
     record: Record
+    whitener: MaskedWhitener
     gls: Fit
     robust: Answer
     joint: Answer | None
@@ -121,6 +123,7 @@ def analyse(
     ones = torch.ones(n, dtype=torch.float64, device=record.x.device)
     outcome = Outcome(
         record=record,
+        whitener=whitener,
         gls=gls,
         robust=Answer(robust.theta, robust.covariance),
         joint=None,
@@ -236,6 +239,7 @@ def _joint(
         )
     return Outcome(
         record=record,
+        whitener=whitener,
         gls=outcome.gls,
         robust=outcome.robust,
         joint=Answer(fit.theta, covariance),

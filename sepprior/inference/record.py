@@ -80,6 +80,27 @@ def unlay(windows: Tensor, length: int) -> Tensor:
     return windows.flatten(-2)[..., :length]
 
 
+@dataclass(frozen=True)
+class _Present:
+    """Whitening of the n present samples of a window with gaps.
+
+    Attributes:
+        index: shape (n,), which they are.
+        inverse: shape (n, n), inverse Cholesky factor of their covariance.
+    """
+
+    index: Tensor
+    inverse: Tensor
+
+    @classmethod
+    def of(cls, covariance: Tensor, present: Tensor) -> _Present:
+        """From the covariance (N, N) of whole windows and a mask (N,)."""
+        index = present.nonzero().flatten()
+        factor = cholesky_covariance(covariance[index][:, index])
+        eye = torch.eye(len(index), dtype=factor.dtype, device=factor.device)
+        return cls(index, torch.linalg.solve_triangular(factor, eye, upper=False))
+
+
 class MaskedWhitener:
     """Whitening of windows with missing samples, exact for a Gaussian process.
 
@@ -105,26 +126,17 @@ class MaskedWhitener:
                 f"gaps inside windows of {whitener.window} samples are not supported; "
                 f"use a prior with a window of at most {MAX_DENSE_WINDOW} samples"
             )
-        self._factors: dict[int, Tensor] = {}
-        self._patterns: dict[bytes, Tensor] = {}
+        # Only what is between present samples is kept: long records have many windows.
+        self._factors: dict[int, _Present] = {}
+        patterns: dict[bytes, _Present] = {}
+        covariance = toeplitz(whitener.autocovariance) if self._gapped else None
         for row in self._gapped:
             key = flat[row].cpu().numpy().tobytes()
-            if key not in self._patterns:
-                self._patterns[key] = self._masked_inverse(flat[row])
-            self._factors[row] = self._patterns[key]
+            if key not in patterns:
+                assert covariance is not None
+                patterns[key] = _Present.of(covariance, flat[row])
+            self._factors[row] = patterns[key]
         self.complete = bool(present.all())
-
-    def _masked_inverse(self, present: Tensor) -> Tensor:
-        index = present.nonzero().flatten()
-        covariance = toeplitz(self.whitener.autocovariance)[index][:, index]
-        factor = cholesky_covariance(covariance)
-        eye = torch.eye(len(index), dtype=factor.dtype, device=factor.device)
-        inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
-        matrix = torch.zeros(
-            (self.whitener.window,) * 2, dtype=factor.dtype, device=factor.device
-        )
-        matrix[index[:, None], index] = inverse
-        return matrix
 
     def forward(self, columns: Tensor, which: Tensor) -> Tensor:
         """Whiten columns (Q, k, W, N) of the measurements `which` (Q,)."""
@@ -137,7 +149,8 @@ class MaskedWhitener:
             for w in range(n_windows):
                 factor = self._factors.get(b * n_windows + w)
                 if factor is not None:
-                    white[q, :, w] = columns[q, :, w] @ factor.mT
+                    own = columns[q, :, w][:, factor.index]
+                    white[q, :, w, factor.index] = own @ factor.inverse.mT
         return white
 
     def adjoint(self, white: Tensor, which: Tensor) -> Tensor:
@@ -150,16 +163,19 @@ class MaskedWhitener:
             for w in range(n_windows):
                 factor = self._factors.get(b * n_windows + w)
                 if factor is not None:
-                    columns[q, :, w] = white[q, :, w] @ factor
+                    own = white[q, :, w][:, factor.index]
+                    columns[q, :, w] = 0.0
+                    columns[q, :, w, factor.index] = own @ factor.inverse
         return columns
 
     def matrix(self, measurement: int, window: int) -> Tensor:
         """W of one window, shape (N, N), rows and columns of missing samples zero."""
         factor = self._factors.get(measurement * self.present.shape[1] + window)
-        if factor is not None:
-            return factor
         present = self.present[measurement, window]
         eye = torch.eye(len(present), dtype=torch.float64, device=present.device)
+        if factor is not None:
+            eye.zero_()[factor.index[:, None], factor.index] = factor.inverse
+            return eye
         return self.whitener.forward(eye).mT * present[:, None]
 
     def half_log_det(self) -> Tensor:
@@ -169,7 +185,6 @@ class MaskedWhitener:
             [counts.new_zeros(1).double(), self.whitener.log_innovation.cumsum(0)]
         )
         each = whole[counts]
-        for row, matrix in self._factors.items():
-            diagonal = matrix.diagonal()
-            each[row] = -diagonal[diagonal > 0].log().sum()
+        for row, factor in self._factors.items():
+            each[row] = -factor.inverse.diagonal().log().sum()
         return each.view(self.present.shape[:2]).sum(-1)
