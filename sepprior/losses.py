@@ -197,3 +197,18 @@ def gaussian_kl(mean: Tensor, log_sd: Tensor) -> Tensor:
     """
     variance = (2.0 * log_sd).exp()
     return 0.5 * (mean.square() + variance - 2.0 * log_sd - 1.0).sum(-1)
+
+
+def sampled_kl(noise: Tensor, log_sd: Tensor, z: Tensor, volume: Tensor) -> Tensor:
+    """``log q - log p`` at one draw of q, where a flow makes p, (B,), nats.
+
+    The draw is ``mean + sd * noise`` and ``q = N(mean, sd^2)``; the flow takes it to z,
+    which is normal under p (Rezende and Mohamed 2015, equation 15).
+
+    Args:
+        noise: standard normal, (B, K).
+        log_sd: of q, (B, K).
+        z: what the flow makes of the draw, (B, K).
+        volume: ``log |det|`` of the flow's derivative there, (B,).
+    """
+    return 0.5 * (z.square() - noise.square()).sum(-1) - log_sd.sum(-1) - volume

@@ -28,6 +28,7 @@ def build(kind: str) -> Prior:
         return GaussianPrior(ar1(), level=0.5, sample_rate=100.0, metadata=FACTS)
     prior = {
         "complex": lambda: specgan(scale=30.0, encoder=True),
+        "flow": lambda: specgan(scale=30.0, encoder=True, flow=True),
         "no encoder": lambda: specgan(scale=30.0, uniform=True),
         "magnitude": lambda: specgan(channels="magnitude", scale=30.0),
         "long": lambda: specgan(window=101, scale=30.0, encoder=True),
@@ -36,7 +37,7 @@ def build(kind: str) -> Prior:
     return prior
 
 
-KINDS = ["gaussian", "complex", "no encoder", "magnitude", "long"]
+KINDS = ["gaussian", "complex", "flow", "no encoder", "magnitude", "long"]
 
 
 def only_line(error: pytest.ExceptionInfo[BaseException]) -> str:

@@ -214,3 +214,20 @@ def test_the_kl_divergence_by_hand_and_against_torch():
     torch.testing.assert_close(losses.gaussian_kl(mean, log_sd), reference)
     reverse = kl_divergence(Normal(0.0, 1.0), Normal(mean, log_sd.exp())).sum(-1)
     assert float((losses.gaussian_kl(mean, log_sd) - reverse).abs().min()) > 1e-3
+
+
+def test_the_sampled_divergence_is_its_average_over_a_flow():
+    """Against the closed form, for a flow that scales and shifts."""
+    rng = torch.Generator().manual_seed(0)
+    mean, log_sd = random(1, 4), 0.3 * random(1, 4, seed=1)
+    scale, shift = torch.tensor([2.0, 0.5, 1.0, 3.0]), torch.tensor([0.0, 1.0, 0.0, -1])
+    noise = torch.randn((200_000, 4), generator=rng)
+    draw = mean + log_sd.exp() * noise
+    z, volume = (draw - shift) / scale, -scale.log().sum().expand(len(draw))
+    found = losses.sampled_kl(noise, log_sd.expand(len(draw), 4), z, volume)
+    reference = kl_divergence(Normal(mean, log_sd.exp()), Normal(shift, scale)).sum()
+    spread = 4.0 * float(found.std()) / math.sqrt(len(found))
+    assert abs(float(found.mean() - reference)) < spread < 0.1
+    # Negative control: the volume left out.
+    wrong = losses.sampled_kl(noise, log_sd.expand(len(draw), 4), z, 0.0 * volume)
+    assert abs(float(wrong.mean() - reference)) > 0.5

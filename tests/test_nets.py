@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from sepprior.nets.flow import Flow
 from sepprior.nets.specgan import KERNEL, Critic, Encoder, Generator, PlaneShape
 from sepprior.transforms import TightSTFT, frame_length
 
@@ -170,3 +171,28 @@ def test_both_networks_train_every_parameter():
     for p in (*generator.parameters(), *critic.parameters()):
         assert p.grad is not None
         assert float(p.grad.abs().max()) > 0
+
+
+@pytest.mark.parametrize("size", [2, 3, 32])
+def test_a_flow_is_inverted_and_its_volume_is_the_determinant(size):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        flow = Flow(size, 4).double()
+        for layer in flow.layers:
+            nn.init.normal_(layer.net[-1].weight, std=0.3)
+            nn.init.normal_(layer.net[-1].bias, std=0.3)
+        u = torch.randn(5, size, dtype=torch.float64)
+    z = flow(u)
+    assert (z - u).abs().max() > 0.1
+    again, volume = flow.inverse(z)
+    torch.testing.assert_close(again, u)
+    for one, change in zip(z, volume, strict=True):
+        jacobian = torch.autograd.functional.jacobian(lambda v: flow.inverse(v)[0], one)
+        torch.testing.assert_close(torch.linalg.slogdet(jacobian)[1], change)
+
+
+def test_a_new_flow_only_changes_the_order():
+    flow = Flow(6, 4)
+    u = torch.randn(3, 6)
+    torch.testing.assert_close(flow(u).sort().values, u.sort().values)
+    assert not flow.inverse(u)[1].any()

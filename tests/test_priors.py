@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import linalg, stats
+from torch import nn
 
 from sepprior.config import SpecGANConfig
 from sepprior.data import as_recording
-from sepprior.nets import Encoder, Generator, PlaneShape
+from sepprior.nets import Encoder, Flow, Generator, PlaneShape
 from sepprior.priors import (
     GaussianPrior,
     LatentSpace,
@@ -44,6 +45,7 @@ def specgan(
     bias: tuple[float, ...] = (),
     encoder: bool = False,
     uniform: bool = False,
+    flow: bool = False,
 ) -> SpecGANPrior:
     """An untrained prior; `scale` multiplies the last weights, `bias` sets its bias."""
     frame = frame_length(window)
@@ -54,7 +56,12 @@ def specgan(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         generator = Generator(
-            plane, latent=LATENT, width=4, channels=count, bounded=single
+            plane,
+            latent=LATENT,
+            width=4,
+            channels=count,
+            bounded=single,
+            flow=bent_flow() if flow else None,
         )
         coder = Encoder(plane, latent=LATENT, width=4, channels=count)
     last = generator.layers[-1]
@@ -80,6 +87,15 @@ def specgan(
         frame=frame,
         space=LatentSpace(LATENT, uniform=uniform),
     )
+
+
+def bent_flow() -> Flow:
+    """A flow that is far from its start, where it only changes the order."""
+    flow = Flow(LATENT, 3)
+    for layer in flow.layers:
+        nn.init.normal_(layer.net[-1].weight, std=0.3)
+        nn.init.normal_(layer.net[-1].bias, std=0.3)
+    return flow
 
 
 def latents(n: int, *, seed: int = 0) -> torch.Tensor:
@@ -260,6 +276,28 @@ def test_importance_weighted_bound_is_the_average_over_the_latent():
     torch.testing.assert_close(shifted, centred, rtol=0, atol=0.15)
 
 
+def test_the_bound_counts_what_a_flow_does_to_volumes(monkeypatch):
+    """Proposals in the bent latents give the average over the normal ones."""
+    prior = specgan(scale=0.2, encoder=True, flow=True)
+    x = windows(5) + LEVEL
+    features = prior.features(x - LEVEL)
+    z = latents(4000)
+    energy = conditional_energy(features[:, None], prior.decode(z)).double()
+    average = -torch.logsumexp(-energy, 1) + math.log(4000) + N * HALF_LOG_2PI
+    assert prior.encoder is not None
+    score = prior.encoder.body.score
+    with torch.no_grad():
+        score.weight.zero_()
+        score.bias[:LATENT] = 0.3
+        score.bias[LATENT:] = 0.2
+    bound = prior.heldout_nll(x, draws=4000)
+    torch.testing.assert_close(bound, average, rtol=0, atol=0.1)
+    # Negative control: the volume left out.
+    flat = prior.straightened
+    monkeypatch.setattr(prior, "straightened", lambda b: (flat(b)[0], 0 * flat(b)[1]))
+    assert (prior.heldout_nll(x, draws=4000) - average).abs().min() > 0.2
+
+
 def test_laplace_bound_without_an_encoder_is_close_to_importance_sampling():
     prior = specgan(scale=0.06)
     sampled = specgan(scale=0.06, encoder=True)
@@ -307,6 +345,20 @@ def test_proposals_begin_at_the_centre():
     torch.testing.assert_close(seeing.latent_scale(features), log_sd.exp())
     with pytest.raises(TypeError, match="no encoder"):
         blind.posterior(features)
+
+
+def test_proposals_through_a_flow_are_painted_from_the_encoder_s_latents():
+    prior = specgan(encoder=True, flow=True)
+    assert prior.flow is not None
+    features = prior.features(windows(3))
+    draws = torch.randn((5, 3, LATENT), generator=torch.Generator().manual_seed(0))
+    z = prior.propose(features, draws=draws)
+    mean, log_sd = prior.posterior(features)
+    painted = torch.cat([mean[None], mean + log_sd.exp() * draws[1:]])
+    torch.testing.assert_close(prior.code(z), painted, rtol=1e-4, atol=1e-4)
+    assert (z - painted).abs().max() > 0.1
+    scale = prior.latent_scale(features)
+    assert scale.shape == (3, LATENT) and (scale > 0).all()
 
 
 # -- magnitude mode ----------------------------------------------------------------
@@ -512,12 +564,13 @@ def test_plain_prior_is_the_squared_error_to_the_mean_waveform():
 
 
 @pytest.mark.parametrize(
-    "kind", ["gaussian", "specgan", "magnitude", "linear", "plain"]
+    "kind", ["gaussian", "specgan", "flow", "magnitude", "linear", "plain"]
 )
 def test_every_prior_keeps_the_contract(kind):
     prior: Prior = {
         "gaussian": lambda: GaussianPrior(ar1(), level=LEVEL, sample_rate=SAMPLE_RATE),
         "specgan": lambda: specgan(encoder=True),
+        "flow": lambda: specgan(encoder=True, flow=True),
         "magnitude": lambda: specgan(channels="magnitude"),
         "linear": lambda: linear()[0],
         "plain": lambda: PlainPrior(linear()[0]),

@@ -73,8 +73,9 @@ def test_a_record_per_tick(recording, quick):
     assert [r["phase"] for r in records] == 2 * ["warm-up"] + 2 * ["adversarial"]
     for record in records:
         assert record["steps"] == 20
-        for name in ("seconds", "bound", "divergence", "spectral_error_db"):
+        for name in ("seconds", "bound", "spectral_error_db"):
             assert record[name] >= 0
+        assert record["divergence"] > -1.0  # of one draw, which may fall short of 0
         assert all(math.isfinite(v) for v in record.values() if not isinstance(v, str))
         # Hardly trained, the model is still close to stationary Gaussian noise,
         # whose entropy is log(2 pi e) / 2 per sample for innovations of unit variance.

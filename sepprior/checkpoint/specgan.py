@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from sepprior.checkpoint.files import prefixed, stripped
-from sepprior.nets import Encoder, Generator, PlaneShape
+from sepprior.nets import Encoder, Flow, Generator, PlaneShape
 from sepprior.priors import LatentSpace, PlaneStatistics, SpecGANPrior
 
 
@@ -37,7 +37,9 @@ def pack(prior: SpecGANPrior) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def version(prior: SpecGANPrior) -> int:
-    """Format 1 as long as there are no labels, which earlier releases do not know."""
+    """The first format that knows all that the prior has."""
+    if prior.flow is not None:
+        return 3
     return 2 if prior.space.labels else 1
 
 
@@ -80,13 +82,20 @@ def build_generator(
     state: dict[str, Tensor], structure: Mapping[str, Any]
 ) -> Generator:
     """A generator of the size its weights tell."""
-    last = state[f"layers.{_last_layer(state)}.weight"]
+    painting = {k: v for k, v in state.items() if not k.startswith("flow.")}
+    last = state[f"layers.{_last_layer(painting)}.weight"]
+    chain = stripped(state, "flow.")
+    flow = None
+    if chain:
+        couplings = {k.split(".")[1] for k in chain}
+        flow = Flow(len(chain["layers.0.order"]), len(couplings))
     generator = Generator(
         PlaneShape(structure["frame"] // 2, structure["frames"]),
         latent=state["project.weight"].shape[1],
         width=last.shape[0],
         channels=last.shape[1],
         bounded=structure["bounded"],
+        flow=flow,
     )
     generator.load_state_dict(state)
     return generator

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sepprior.config.adversarial import AdversarialConfig
-from sepprior.config.checks import check_range
+from sepprior.config.checks import check_fraction, check_range
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,10 @@ class SpecGANConfig(AdversarialConfig):
             time-frequency bin; "magnitude" is the published single log-magnitude.
         likelihood_weight: Weight of the conditional Gaussian's likelihood.
         warmup_steps: Steps at the start that train without the critic.
+        warmup_learning_rate: Step size of Adam at the start, which falls to
+            `learning_rate` over the warm-up.
+        flow_layers: Couplings of the invertible map that bends a normal z into the
+            latents the generator paints from; 0 leaves it out.
         whitening: Spectrum the noise is divided by before the network sees it: "total",
             "continuum" (narrow lines left in), or "auto".
 
@@ -31,10 +35,14 @@ class SpecGANConfig(AdversarialConfig):
     channels: Literal["complex", "magnitude"] = "complex"
     likelihood_weight: float = 100.0
     warmup_steps: int = 6000
+    warmup_learning_rate: float = 2e-3
+    flow_layers: int = 8
     whitening: Literal["auto", "total", "continuum"] = "auto"
 
     def __post_init__(self) -> None:
         """Check types and ranges."""
         super().__post_init__()
         check_range("warmup_steps", self.warmup_steps, 0, None)
+        check_fraction("warmup_learning_rate", self.warmup_learning_rate, zero=False)
+        check_range("flow_layers", self.flow_layers, 0, 64)
         check_range("likelihood_weight", self.likelihood_weight, 0.0, None)

@@ -1,6 +1,7 @@
 """Networks: modules only, no training and no files."""
 
 from sepprior.nets.denoiser import Denoiser as Denoiser
+from sepprior.nets.flow import Flow as Flow
 from sepprior.nets.gansynth import GANSynthCritic as GANSynthCritic
 from sepprior.nets.gansynth import GANSynthGenerator as GANSynthGenerator
 from sepprior.nets.lstm import LSTMGenerator as LSTMGenerator

@@ -15,6 +15,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from sepprior.nets.flow import Flow
+
 KERNEL = 5
 
 
@@ -59,6 +61,7 @@ class Generator(nn.Module):
         width: channels of the widest-resolution map; each layer down doubles them.
         channels: C.
         bounded: end in tanh (magnitude mode), else linear.
+        flow: bends normal latents into those that are painted from, or None.
     """
 
     def __init__(
@@ -69,9 +72,11 @@ class Generator(nn.Module):
         width: int,
         channels: int,
         bounded: bool = False,
+        flow: Flow | None = None,
     ) -> None:
         super().__init__()
         self.plane, self.bounded = plane, bounded
+        self.flow = flow
         rows, columns = plane.base
         widths = [width * 2**i for i in reversed(range(plane.layers))]
         self.project = nn.Linear(latent, widths[0] * rows * columns)
@@ -92,8 +97,12 @@ class Generator(nn.Module):
                 if layer.bias is not None:
                     layer.bias.zero_()
 
+    def bend(self, latent: Tensor) -> Tensor:
+        """Normal latents (..., K) as those that `forward` takes, (..., K)."""
+        return latent if self.flow is None else self.flow(latent)
+
     def forward(self, z: Tensor) -> Tensor:
-        """Planes of shape (B, C, F, T)."""
+        """Planes of shape (B, C, F, T) from bent latents, and labels."""
         h = self.project(z).unflatten(-1, (-1, *self.plane.base))
         for layer in self.layers:
             h = layer(torch.relu(h))

@@ -26,6 +26,7 @@ MAGNITUDE_FLOOR = 1e-6
 """Floor of the log-magnitude spectrogram (Donahue et al. 2019)."""
 
 SAMPLES_PER_BOUND = 16
+SAMPLES_PER_SCALE = 16
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class SpecGANPrior:
         self.autocovariance = autocovariance.double()
         self.level, self.sample_rate = float(level), float(sample_rate)
         self.space = space or LatentSpace(generator.project.in_features)
+        self.flow = generator.flow
         self.metadata = dict(metadata or {})
         self.window = int(autocovariance.shape[0])
         self.n_latent = self.space.n_latent
@@ -145,7 +147,15 @@ class SpecGANPrior:
 
     def plane_parts(self, z: Tensor) -> tuple[Tensor | None, Tensor]:
         """Complex mean (B, F, T), or None, and log variance (B, F, T), with Nyquist."""
-        return self.parts_of(self.space.code(z))
+        return self.parts_of(self.code(z))
+
+    def code(self, z: Tensor) -> Tensor:
+        """The generator's input (..., K + L) for z (..., n_latent)."""
+        if self.flow is None:
+            return self.space.code(z)
+        size = self.space.size
+        bent = self.flow(z[..., :size].to(self.dtype))
+        return self.space.code(torch.cat([bent, z[..., size:].to(self.dtype)], -1))
 
     def parts_of(self, code: Tensor) -> tuple[Tensor | None, Tensor]:
         """The same for an input of the generator (B, K + L)."""
@@ -173,7 +183,7 @@ class SpecGANPrior:
 
     def decode(self, z: Tensor) -> Decoded:
         """Conditional Gaussian of latents (..., K)."""
-        return self.decode_code(self.space.code(z))
+        return self.decode_code(self.code(z))
 
     def decode_code(self, code: Tensor) -> Decoded:
         """Conditional Gaussian of inputs of the generator (..., K + L)."""
@@ -228,7 +238,14 @@ class SpecGANPrior:
         mean, log_sd = self.posterior(features.reshape(-1, features.shape[-1]))
         lead = features.shape[:-1]
         mean, sd = mean.reshape(*lead, -1), log_sd.exp().reshape(*lead, -1)
-        return self.space.with_labels_by_turns(mean + sd * latent)
+        proposals = self.straightened(mean + sd * latent)[0]
+        return self.space.with_labels_by_turns(proposals)
+
+    def straightened(self, bent: Tensor) -> tuple[Tensor, Tensor]:
+        """Normal latents (..., K) of the generator's, and ``log |det dz/dbent|``."""
+        if self.flow is None:
+            return bent, torch.zeros_like(bent[..., 0])
+        return self.flow.inverse(bent)
 
     def standardise(self, features: Tensor, decoded: Decoded) -> Tensor:
         """Residual over its decoded scale, resynthesised, shape (..., N)."""
@@ -245,13 +262,21 @@ class SpecGANPrior:
         """The encoder's standard deviation of z, or ones, (..., K)."""
         if self.encoder is None:
             return unit_scale(features, self.n_latent)
-        _, log_sd = self.posterior(features.reshape(-1, features.shape[-1]))
+        mean, log_sd = self.posterior(features.reshape(-1, features.shape[-1]))
+        sd = log_sd.exp()
+        if self.flow is not None:
+            rng = torch.Generator().manual_seed(0)
+            draws = torch.randn((SAMPLES_PER_SCALE, *sd.shape), generator=rng)
+            sd = self.straightened(mean + sd * draws.to(sd))[0].std(0)
         scale = unit_scale(features, self.n_latent)
-        scale[..., : self.space.size] = log_sd.exp().reshape(*features.shape[:-1], -1)
+        scale[..., : self.space.size] = sd.reshape(*features.shape[:-1], -1)
         return scale
 
     def posterior(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Encoder's mean and log standard deviation of z for features (B, C)."""
+        """Encoder's mean and log standard deviation for features (B, C), each (B, K).
+
+        Of the latents that the generator paints from, which a flow bends from z.
+        """
         if self.encoder is None:
             raise TypeError("this prior has no encoder")
         coefficients = crop_plane(self.unflatten(features), complex_mode=True)
@@ -309,9 +334,9 @@ class SpecGANPrior:
             noise = torch.randn(shape, generator=rng, dtype=self.dtype).to(self.device)
             scores = []
             for draw in noise:
-                latent = mean + log_sd.exp() * draw
+                latent, volume = self.straightened(mean + log_sd.exp() * draw)
                 # -log q(z), without the constant that cancels against p(z)'s.
-                cost = 0.5 * draw.square().sum(-1) + log_sd.sum(-1)
+                cost = 0.5 * draw.square().sum(-1) + log_sd.sum(-1) + volume
                 for z in self.space.under_each_label(latent):
                     energy = conditional_energy(features, self.decode(z))
                     scores.append(cost - energy - self.space.energy(z))

@@ -29,7 +29,7 @@ from sepprior.training.adversary import (
     spectral_term,
 )
 from sepprior.training.noise_model import NoiseModel
-from sepprior.training.specgan_networks import WARMUP_LEARNING_RATE, Networks, freeze
+from sepprior.training.specgan_networks import Networks, freeze
 from sepprior.training.steps import check_finite, mixed_precision, set_rate
 
 KL_RAMP = 300
@@ -111,11 +111,16 @@ class SpecGANTrainer:
         seen[:half] += model.leftover_signal(half)
         with mixed_precision(self.config, model.device):
             mean, log_sd = (part.float() for part in encoder(self.prior.planes(seen)))
-        z = mean + log_sd.exp() * model.randn(*mean.shape)
+        noise = model.randn(*mean.shape)
+        bent = mean + log_sd.exp() * noise
         features = self.prior.flatten(self.prior.stft.analyse(white))
         with mixed_precision(self.config, model.device):
-            decoded = self.prior.decode_code(self.prior.space.joined(z, onehot))
-        kl = losses.gaussian_kl(mean, log_sd)
+            decoded = self.prior.decode_code(self.prior.space.joined(bent, onehot))
+        if self.prior.flow is None:
+            kl = losses.gaussian_kl(mean, log_sd)
+        else:
+            z, volume = self.prior.flow.inverse(bent)
+            kl = losses.sampled_kl(noise, log_sd, z, volume)
         energy = conditional_energy(features, decoded) - model.whitener.half_log_det
         bound = (energy + kl_weight * kl).mean() / self.config.window
         return bound, {"bound": bound.detach(), "divergence": kl.detach().mean()}
@@ -123,9 +128,9 @@ class SpecGANTrainer:
     def _warmup_step(self) -> dict[str, float]:
         nets = self.networks
         share = self.step / max(self.warmup, 1)
-        rate = self.config.learning_rate + 0.5 * (
-            WARMUP_LEARNING_RATE - self.config.learning_rate
-        ) * (1.0 + math.cos(math.pi * share))
+        last = self.config.learning_rate
+        above = self.config.warmup_learning_rate - last
+        rate = last + 0.5 * above * (1.0 + math.cos(math.pi * share))
         set_rate(nets.warmup_optimiser, rate)
         white, onehot = self.model.crops()
         kl_weight = min(1.0, self.step / KL_RAMP)
@@ -143,7 +148,8 @@ class SpecGANTrainer:
         model = self.model
         z = model.randn(model.batch, self.config.latent)
         with mixed_precision(self.config, model.device):
-            mean, log_d = self.prior.parts_of(self.prior.space.joined(z, onehot))
+            bent = self.prior.generator.bend(z)
+            mean, log_d = self.prior.parts_of(self.prior.space.joined(bent, onehot))
         normal = model.randn(*log_d.shape, 2)
         return self.prior.draw(mean, log_d.float(), normal)
 

@@ -11,12 +11,11 @@ import torch
 from torch import nn
 
 from sepprior.config import SpecGANConfig
-from sepprior.nets import Critic, Encoder, Generator, PlaneShape
+from sepprior.nets import Critic, Encoder, Flow, Generator, PlaneShape
 from sepprior.priors import LatentSpace, SpecGANPrior
 from sepprior.training.noise_model import NoiseModel
 from sepprior.training.steps import follow
 
-WARMUP_LEARNING_RATE = 1e-3
 WARMUP_BETAS = (0.9, 0.99)
 
 
@@ -68,18 +67,23 @@ def build_networks(config: SpecGANConfig, model: NoiseModel) -> Networks:
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would also seed the GPUs' generators.
         torch.default_generator.manual_seed(config.seed)
+        by_likelihood = model.complex_mode and config.likelihood_weight > 0
+        flow = None
+        if by_likelihood and config.flow_layers and config.latent > 1:
+            flow = Flow(config.latent, config.flow_layers)
         generator = Generator(
             plane,
             latent=config.latent + n_labels,
             width=config.width,
             channels=channels,
             bounded=not model.complex_mode,
+            flow=flow,
         )
         critic = Critic(
             plane, width=config.critic_width, channels=channels, outputs=1 + n_labels
         )
         encoder = None
-        if model.complex_mode and config.likelihood_weight > 0:
+        if by_likelihood:
             encoder = Encoder(
                 plane, latent=config.latent, width=config.width, channels=channels
             )
@@ -101,7 +105,7 @@ def build_networks(config: SpecGANConfig, model: NoiseModel) -> Networks:
         copy.deepcopy(generator).requires_grad_(False),
         None if encoder is None else copy.deepcopy(encoder).requires_grad_(False),
         torch.optim.Adam(
-            learners, WARMUP_LEARNING_RATE, betas=WARMUP_BETAS, fused=True
+            learners, config.warmup_learning_rate, betas=WARMUP_BETAS, fused=True
         ),
         torch.optim.Adam(
             learners, config.learning_rate, betas=config.betas, fused=True
