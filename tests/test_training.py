@@ -599,7 +599,7 @@ def test_learning_rate_schedule(recording):
         trainer.step = step
         trainer.advance()
         rates[step] = trainer.networks.warmup_optimiser.param_groups[0]["lr"]
-    assert rates[0] == pytest.approx(gan.WARMUP_LEARNING_RATE)
+    assert rates[0] == pytest.approx(TINY.warmup_learning_rate)
     assert rates[0] > rates[5] > rates[9] > TINY.learning_rate
     for step, share in {10: 1.0, 80: 1.0, 95: 0.5, 109: 1 / 30}.items():
         trainer.step = step
