@@ -281,7 +281,7 @@ def test_the_bound_counts_what_a_flow_does_to_volumes(monkeypatch):
     prior = specgan(scale=0.2, encoder=True, flow=True)
     x = windows(5) + LEVEL
     features = prior.features(x - LEVEL)
-    z = latents(4000)
+    z = prior.from_normal(latents(4000))
     energy = conditional_energy(features[:, None], prior.decode(z)).double()
     average = -torch.logsumexp(-energy, 1) + math.log(4000) + N * HALF_LOG_2PI
     assert prior.encoder is not None
@@ -293,8 +293,8 @@ def test_the_bound_counts_what_a_flow_does_to_volumes(monkeypatch):
     bound = prior.heldout_nll(x, draws=4000)
     torch.testing.assert_close(bound, average, rtol=0, atol=0.1)
     # Negative control: the volume left out.
-    flat = prior.straightened
-    monkeypatch.setattr(prior, "straightened", lambda b: (flat(b)[0], 0 * flat(b)[1]))
+    inverse = prior.flow.inverse
+    monkeypatch.setattr(prior.flow, "inverse", lambda b: (inverse(b)[0], 0 * b[..., 0]))
     assert (prior.heldout_nll(x, draws=4000) - average).abs().min() > 0.2
 
 
@@ -347,18 +347,40 @@ def test_proposals_begin_at_the_centre():
         blind.posterior(features)
 
 
-def test_proposals_through_a_flow_are_painted_from_the_encoder_s_latents():
+def test_latents_bent_by_a_flow_have_the_density_that_their_energy_says():
     prior = specgan(encoder=True, flow=True)
     assert prior.flow is not None
-    features = prior.features(windows(3))
-    draws = torch.randn((5, 3, LATENT), generator=torch.Generator().manual_seed(0))
-    z = prior.propose(features, draws=draws)
-    mean, log_sd = prior.posterior(features)
-    painted = torch.cat([mean[None], mean + log_sd.exp() * draws[1:]])
-    torch.testing.assert_close(prior.code(z), painted, rtol=1e-4, atol=1e-4)
-    assert (z - painted).abs().max() > 0.1
-    scale = prior.latent_scale(features)
-    assert scale.shape == (3, LATENT) and (scale > 0).all()
+    z = prior.from_normal(latents(20_000))
+    # Under p the mean of q / p is 1 for any density q; here a narrow normal.
+    narrow = torch.distributions.Normal(z.mean(0), 0.4 * z.std(0))
+    constant = 0.5 * LATENT * math.log(2 * math.pi)
+    ratio = (prior.latent_energy(z) + constant + narrow.log_prob(z).sum(-1)).exp()
+    error = 4.0 * float(ratio.std()) / math.sqrt(len(z))
+    assert abs(float(ratio.mean()) - 1.0) < error < 0.2
+    # Negative control: the energy of a latent that is not bent.
+    energy = 0.5 * z.square().sum(-1)
+    wrong = (energy + constant + narrow.log_prob(z).sum(-1)).exp()
+    assert abs(float(wrong.mean()) - 1.0) > 2.0 * error
+    # Samples are painted from them.
+    rng = torch.Generator().manual_seed(1)
+    sampled = prior.sample(3, generator=rng)
+    rng = torch.Generator().manual_seed(1)
+    draws = torch.randn((3, LATENT), generator=rng)
+    white = prior.sample_white(prior.from_normal(draws), generator=rng)
+    torch.testing.assert_close(sampled, prior.whitener.inverse(white) + LEVEL)
+
+
+def test_the_curvature_through_a_flow_is_that_of_its_squares():
+    prior = specgan(encoder=True, flow=True)
+    assert prior.flow is not None
+    z = latents(3)
+    for one, found in zip(z, prior.latent_curvature(z), strict=True):
+        slopes = torch.autograd.functional.jacobian(
+            lambda v: prior.flow.inverse(v)[0], one
+        )
+        torch.testing.assert_close(found, slopes.T @ slopes)
+    plain = specgan(encoder=True)
+    assert torch.equal(plain.latent_curvature(z)[0], torch.eye(LATENT))
 
 
 # -- magnitude mode ----------------------------------------------------------------
@@ -469,7 +491,9 @@ def test_laplace_marginal_of_a_linear_generator_is_exact():
     np.testing.assert_allclose(nll, exact, rtol=1e-6)
     # Negative control: without the latent's volume it is off by log det H / 2.
     zero = torch.zeros((1, 3), dtype=torch.float64)
-    information = latent_information(*decode_tangents(prior, zero), redundancy=1.0)
+    information = latent_information(
+        *decode_tangents(prior, zero), prior.latent_curvature(zero), redundancy=1.0
+    )
     volume = 0.5 * float(torch.linalg.slogdet(information).logabsdet)
     assert volume > 5.0
 
@@ -487,7 +511,9 @@ def test_tangents_of_a_linear_generator_are_its_columns():
         prior.whitener.inverse(d_mean[0]), matrix.T, rtol=1e-9, atol=1e-9
     )
     assert not d_log.any()
-    information = latent_information(decoded, d_mean, d_log, redundancy=1.0)
+    information = latent_information(
+        decoded, d_mean, d_log, prior.latent_curvature(z), redundancy=1.0
+    )
     expected = np.eye(3) + matrix.numpy().T @ linalg.solve(
         toeplitz(ar1()).numpy(), matrix.numpy()
     )

@@ -21,7 +21,7 @@ from sepprior.data import (
 )
 from sepprior.errors import SeppriorError
 from sepprior.priors import GaussianPrior, Prior, SpecGANPrior, beats_gaussian
-from sepprior.training import contract, gan, resume_path, train, train_noise
+from sepprior.training import contract, resume_path, train, train_noise
 from sepprior.training import train as train_function
 from sepprior.training.gan import SpecGANTrainer
 from sepprior.training.noise_model import NoiseModel

@@ -346,7 +346,8 @@ class JointProblem:
     def hessian(self, fit: JointFit, which: Tensor) -> Hessian:
         """Expected Hessian in (theta, missing, z) at the optimum."""
         shape = fit.z.shape[:2]
-        decoded, d_mean, d_log = decode_tangents(self.prior, fit.z.flatten(0, 1))
+        z = fit.z.flatten(0, 1)
+        decoded, d_mean, d_log = decode_tangents(self.prior, z)
         k, width = d_mean.shape[-2:]
         root = decoded.precision.double().view(*shape, width).sqrt()
         jacobian = self.features(
@@ -356,7 +357,11 @@ class JointProblem:
         means = d_mean.double().view(*shape, k, width) * root.unsqueeze(2)
         corner = jacobian.flatten(2) @ jacobian.flatten(2).mT
         latent = latent_information(
-            decoded, d_mean, d_log, redundancy=self.prior.window / width
+            decoded,
+            d_mean,
+            d_log,
+            self.prior.latent_curvature(z),
+            redundancy=self.prior.window / width,
         ).double()
         gaps = []
         if self.gaps.count:

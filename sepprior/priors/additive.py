@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sepprior.priors.base import HALF_LOG_2PI, Decoded, unit_scale
+from sepprior.priors.base import HALF_LOG_2PI, Decoded, unit_curvature, unit_scale
 from sepprior.priors.latent import LatentSpace
 from sepprior.priors.marginal import laplace_nll
 from sepprior.priors.range_error import RangeError
@@ -73,6 +73,10 @@ class AdditivePrior(ABC):
         """``-log p(z)`` up to a constant, shape (...)."""
         return self.space.energy(z)
 
+    def from_normal(self, draws: Tensor) -> Tensor:
+        """The draws (..., K) themselves."""
+        return draws
+
     def propose(self, features: Tensor, *, draws: Tensor) -> Tensor:
         """Draws from p(z), the first one its mode, shape (n, ..., K)."""
         return self.space.centred(draws)
@@ -84,6 +88,10 @@ class AdditivePrior(ABC):
     def latent_scale(self, features: Tensor) -> Tensor:
         """Ones, the prior's own scale, (..., K)."""
         return unit_scale(features, self.n_latent)
+
+    def latent_curvature(self, z: Tensor) -> Tensor:
+        """Identities, (B, K, K)."""
+        return unit_curvature(z)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """`n` windows of noise in data units, level included, (n, N), float64."""

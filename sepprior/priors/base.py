@@ -153,6 +153,10 @@ class LatentPrior(Prior, Protocol):
         """``-log p(z)`` up to a constant, (..., K) to (...)."""
         ...
 
+    def from_normal(self, draws: Tensor) -> Tensor:
+        """Latents (..., K) that are distributed as z, from standard normal draws."""
+        ...
+
     def propose(self, features: Tensor, *, draws: Tensor) -> Tensor:
         """Candidate latents (n, ..., K) for noise whose features are (..., C).
 
@@ -166,6 +170,10 @@ class LatentPrior(Prior, Protocol):
 
     def latent_scale(self, features: Tensor) -> Tensor:
         """Expected posterior standard deviation of z, (..., C) to (..., K)."""
+        ...
+
+    def latent_curvature(self, z: Tensor) -> Tensor:
+        """Expected Hessian of `latent_energy`, (B, K) to (B, K, K)."""
         ...
 
 
@@ -182,6 +190,12 @@ def beats_gaussian(heldout: Mapping[str, float]) -> bool:
 def unit_scale(features: Tensor, n_latent: int) -> Tensor:
     """The scale of z under its own distribution, ones, (..., C) to (..., K)."""
     return features.new_ones((*features.shape[:-1], n_latent))
+
+
+def unit_curvature(z: Tensor) -> Tensor:
+    """The Hessian of ``||z||^2 / 2`` at latents (B, K), identities (B, K, K)."""
+    eye = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+    return eye.expand(len(z), -1, -1)
 
 
 def conditional_energy(features: Tensor, decoded: Decoded) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sepprior.priors.base import HALF_LOG_2PI, Decoded
+from sepprior.priors.base import HALF_LOG_2PI, Decoded, unit_curvature
 from sepprior.transforms import Whitener
 
 
@@ -69,6 +69,10 @@ class GaussianPrior:
         """Zeros, shape (...)."""
         return torch.zeros(z.shape[:-1], dtype=self.dtype, device=self.device)
 
+    def from_normal(self, draws: Tensor) -> Tensor:
+        """Empty latents, shape (..., 0)."""
+        return draws
+
     def propose(self, features: Tensor, *, draws: Tensor) -> Tensor:
         """Empty latents, shape (n, ..., 0)."""
         return draws
@@ -80,6 +84,10 @@ class GaussianPrior:
     def latent_scale(self, features: Tensor) -> Tensor:
         """Empty scales (..., 0)."""
         return features[..., :0]
+
+    def latent_curvature(self, z: Tensor) -> Tensor:
+        """Empty matrices (B, 0, 0)."""
+        return unit_curvature(z)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Noise windows in data units, shape (n, N)."""

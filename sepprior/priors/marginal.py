@@ -44,23 +44,28 @@ def decode_tangents(prior: LatentPrior, z: Tensor) -> tuple[Decoded, Tensor, Ten
 
 
 def latent_information(
-    decoded: Decoded, d_mean: Tensor, d_log: Tensor, *, redundancy: float
+    decoded: Decoded,
+    d_mean: Tensor,
+    d_log: Tensor,
+    curvature: Tensor,
+    *,
+    redundancy: float,
 ) -> Tensor:
     """Expected Hessian of the joint energy in z, shape (B, K, K).
 
     The Fisher information of a Gaussian whose mean and log-variances depend on z,
-    ``J_m^T P J_m + J_l^T J_l / 2``, plus the identity of the normal prior.
+    ``J_m^T P J_m + J_l^T J_l / 2``, plus that of ``-log p(z)``.
 
     Args:
         decoded: conditional Gaussians, batch shape (B,).
         d_mean: shape (B, K, C).
         d_log: shape (B, K, C).
+        curvature: shape (B, K, K), the prior's `latent_curvature`.
         redundancy: degrees of freedom per feature, N / C.
     """
     weighted = d_mean * decoded.precision.unsqueeze(1)
     information = weighted @ d_mean.mT + 0.5 * redundancy * d_log @ d_log.mT
-    eye = torch.eye(d_mean.shape[1], dtype=d_mean.dtype, device=d_mean.device)
-    return information + eye
+    return information + curvature
 
 
 def laplace_nll(
@@ -108,6 +113,10 @@ def laplace_nll(
     minimum = minimize_batch(objective, z0, max_evaluations=max_evaluations)
     decoded, d_mean, d_log = decode_tangents(prior, minimum.x)
     hessian = latent_information(
-        decoded, d_mean, d_log, redundancy=prior.window / features.shape[-1]
+        decoded,
+        d_mean,
+        d_log,
+        prior.latent_curvature(minimum.x),
+        redundancy=prior.window / features.shape[-1],
     )
     return minimum.energy + 0.5 * torch.linalg.slogdet(hessian).logabsdet

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sepprior.errors import SeppriorError
-from sepprior.priors.base import Decoded, LatentPrior, Prior, unit_scale
+from sepprior.priors.base import Decoded, LatentPrior, Prior, unit_curvature, unit_scale
 
 
 class PlainPrior:
@@ -65,9 +65,13 @@ class PlainPrior:
         """Zeros: every z is as good as another, (...)."""
         return torch.zeros(z.shape[:-1], dtype=self.dtype, device=self.device)
 
+    def from_normal(self, draws: Tensor) -> Tensor:
+        """The wrapped prior's latents, (..., K)."""
+        return self.prior.from_normal(draws.to(self.prior.dtype)).to(self.dtype)
+
     def propose(self, features: Tensor, *, draws: Tensor) -> Tensor:
         """Draws from the latent's distribution, (n, ..., K)."""
-        return draws
+        return self.from_normal(draws)
 
     def standardise(self, features: Tensor, decoded: Decoded) -> Tensor:
         """Residual over the noise's standard deviation, (..., N)."""
@@ -76,6 +80,10 @@ class PlainPrior:
     def latent_scale(self, features: Tensor) -> Tensor:
         """Ones, (..., K)."""
         return unit_scale(features, self.n_latent)
+
+    def latent_curvature(self, z: Tensor) -> Tensor:
+        """Identities, (B, K, K)."""
+        return unit_curvature(z)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Noise of the wrapped prior, (n, N)."""

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from sepprior.nets import Encoder, Generator
-from sepprior.priors.base import HALF_LOG_2PI, Decoded, conditional_energy, unit_scale
+from sepprior.priors.base import (
+    HALF_LOG_2PI,
+    Decoded,
+    conditional_energy,
+    unit_curvature,
+    unit_scale,
+)
 from sepprior.priors.latent import LatentSpace
 from sepprior.priors.marginal import laplace_nll
 from sepprior.transforms import TightSTFT, Whitener
@@ -26,7 +32,6 @@ MAGNITUDE_FLOOR = 1e-6
 """Floor of the log-magnitude spectrogram (Donahue et al. 2019)."""
 
 SAMPLES_PER_BOUND = 16
-SAMPLES_PER_SCALE = 16
 
 
 @dataclass(frozen=True)
@@ -147,15 +152,7 @@ class SpecGANPrior:
 
     def plane_parts(self, z: Tensor) -> tuple[Tensor | None, Tensor]:
         """Complex mean (B, F, T), or None, and log variance (B, F, T), with Nyquist."""
-        return self.parts_of(self.code(z))
-
-    def code(self, z: Tensor) -> Tensor:
-        """The generator's input (..., K + L) for z (..., n_latent)."""
-        if self.flow is None:
-            return self.space.code(z)
-        size = self.space.size
-        bent = self.flow(z[..., :size].to(self.dtype))
-        return self.space.code(torch.cat([bent, z[..., size:].to(self.dtype)], -1))
+        return self.parts_of(self.space.code(z))
 
     def parts_of(self, code: Tensor) -> tuple[Tensor | None, Tensor]:
         """The same for an input of the generator (B, K + L)."""
@@ -183,7 +180,7 @@ class SpecGANPrior:
 
     def decode(self, z: Tensor) -> Decoded:
         """Conditional Gaussian of latents (..., K)."""
-        return self.decode_code(self.code(z))
+        return self.decode_code(self.space.code(z))
 
     def decode_code(self, code: Tensor) -> Decoded:
         """Conditional Gaussian of inputs of the generator (..., K + L)."""
@@ -224,7 +221,33 @@ class SpecGANPrior:
 
     def latent_energy(self, z: Tensor) -> Tensor:
         """``-log p(z)`` up to a constant, shape (...)."""
-        return self.space.energy(z)
+        if self.flow is None:
+            return self.space.energy(z)
+        size = self.space.size
+        normal, volume = self.flow.inverse(z[..., :size])
+        return self.space.energy(torch.cat([normal, z[..., size:]], -1)) - volume
+
+    def latent_curvature(self, z: Tensor) -> Tensor:
+        """Expected Hessian of `latent_energy`, (B, K) to (B, K, K).
+
+        With a flow f from z to a normal latent, ``J_f^T J_f``.
+        """
+        curvature = unit_curvature(z)
+        if self.flow is None:
+            return curvature
+        inverse, size = self.flow.inverse, self.space.size
+        slopes = torch.func.vmap(torch.func.jacrev(lambda v: inverse(v)[0]))(
+            z[:, :size].detach()
+        )
+        curvature = curvature.clone()
+        curvature[:, :size, :size] = slopes.mT @ slopes
+        return curvature
+
+    def from_normal(self, draws: Tensor) -> Tensor:
+        """Latents (..., n_latent) that are distributed as z, from normal draws."""
+        size = self.space.size
+        bent = self.generator.bend(draws[..., :size])
+        return torch.cat([bent, draws[..., size:]], -1)
 
     def propose(self, features: Tensor, *, draws: Tensor) -> Tensor:
         """Candidate latents (n, ..., K): the encoder's draws, or the prior's.
@@ -238,14 +261,7 @@ class SpecGANPrior:
         mean, log_sd = self.posterior(features.reshape(-1, features.shape[-1]))
         lead = features.shape[:-1]
         mean, sd = mean.reshape(*lead, -1), log_sd.exp().reshape(*lead, -1)
-        proposals = self.straightened(mean + sd * latent)[0]
-        return self.space.with_labels_by_turns(proposals)
-
-    def straightened(self, bent: Tensor) -> tuple[Tensor, Tensor]:
-        """Normal latents (..., K) of the generator's, and ``log |det dz/dbent|``."""
-        if self.flow is None:
-            return bent, torch.zeros_like(bent[..., 0])
-        return self.flow.inverse(bent)
+        return self.space.with_labels_by_turns(mean + sd * latent)
 
     def standardise(self, features: Tensor, decoded: Decoded) -> Tensor:
         """Residual over its decoded scale, resynthesised, shape (..., N)."""
@@ -262,21 +278,13 @@ class SpecGANPrior:
         """The encoder's standard deviation of z, or ones, (..., K)."""
         if self.encoder is None:
             return unit_scale(features, self.n_latent)
-        mean, log_sd = self.posterior(features.reshape(-1, features.shape[-1]))
-        sd = log_sd.exp()
-        if self.flow is not None:
-            rng = torch.Generator().manual_seed(0)
-            draws = torch.randn((SAMPLES_PER_SCALE, *sd.shape), generator=rng)
-            sd = self.straightened(mean + sd * draws.to(sd))[0].std(0)
+        _, log_sd = self.posterior(features.reshape(-1, features.shape[-1]))
         scale = unit_scale(features, self.n_latent)
-        scale[..., : self.space.size] = sd.reshape(*features.shape[:-1], -1)
+        scale[..., : self.space.size] = log_sd.exp().reshape(*features.shape[:-1], -1)
         return scale
 
     def posterior(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Encoder's mean and log standard deviation for features (B, C), each (B, K).
-
-        Of the latents that the generator paints from, which a flow bends from z.
-        """
+        """Encoder's mean and log standard deviation of z for features (B, C)."""
         if self.encoder is None:
             raise TypeError("this prior has no encoder")
         coefficients = crop_plane(self.unflatten(features), complex_mode=True)
@@ -286,7 +294,8 @@ class SpecGANPrior:
         """`n` windows of noise in data units, level included, (n, N), float64."""
         z = torch.randn((n, self.n_latent), generator=generator, dtype=self.dtype)
         with torch.no_grad():
-            white = self.sample_white(z.to(self.device), generator=generator)
+            z = self.from_normal(z.to(self.device))
+            white = self.sample_white(z, generator=generator)
         return self.whitener.inverse(white) + self.level
 
     def sample_white(
@@ -334,12 +343,12 @@ class SpecGANPrior:
             noise = torch.randn(shape, generator=rng, dtype=self.dtype).to(self.device)
             scores = []
             for draw in noise:
-                latent, volume = self.straightened(mean + log_sd.exp() * draw)
+                latent = mean + log_sd.exp() * draw
                 # -log q(z), without the constant that cancels against p(z)'s.
-                cost = 0.5 * draw.square().sum(-1) + log_sd.sum(-1) + volume
+                cost = 0.5 * draw.square().sum(-1) + log_sd.sum(-1)
                 for z in self.space.under_each_label(latent):
                     energy = conditional_energy(features, self.decode(z))
-                    scores.append(cost - energy - self.space.energy(z))
+                    scores.append(cost - energy - self.latent_energy(z))
             bound = torch.logsumexp(torch.stack(scores), 0) - math.log(len(noise))
         return constant - bound.double()
 

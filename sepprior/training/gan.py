@@ -294,6 +294,6 @@ class SpecGANTrainer:
         rng = torch.Generator().manual_seed(1)
         z = torch.randn((256, prior.n_latent), generator=rng).to(self.model.device)
         with torch.no_grad():
-            fake = prior.sample_white(z, generator=rng)
+            fake = prior.sample_white(prior.from_normal(z), generator=rng)
         power = losses.periodogram(fake).mean(0)
         return losses.spectrum_distance_db(power, self.model.log_mean_power.exp())

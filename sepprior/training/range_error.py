@@ -99,7 +99,13 @@ def _draws(prior: GeneratorPrior, noise: Tensor, effort: Effort) -> Tensor:
     decoded, d_mean, d_log = decode_tangents(prior, best)
     # In double: a steep generator's information spans more than single precision.
     factor = torch.linalg.cholesky(
-        latent_information(decoded, d_mean.double(), d_log.double(), redundancy=1.0)
+        latent_information(
+            decoded,
+            d_mean.double(),
+            d_log.double(),
+            prior.latent_curvature(best.double()),
+            redundancy=1.0,
+        )
     )
     shape = (DRAWS, len(noise), prior.n_latent, 1)
     normal = torch.randn(shape, generator=rng, dtype=torch.float64).to(prior.device)
