@@ -106,7 +106,11 @@ class DenseJoint:
         decoded, d_mean, d_log = decode_tangents(prior, self.z.flatten(0, 1))
         width = d_mean.shape[-1]
         latent = latent_information(
-            decoded, d_mean, d_log, redundancy=prior.window / width
+            decoded,
+            d_mean,
+            d_log,
+            prior.latent_curvature(self.z.flatten(0, 1)),
+            redundancy=prior.window / width,
         )
         means = torch.zeros(q, w, k, w, width, dtype=torch.float64)
         for i in range(w):
