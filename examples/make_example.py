@@ -76,7 +76,9 @@ def measurement(seed):
     truth = {name: round(value, 4) for name, value in truth.items()}
     t = np.arange(SAMPLES) / RATE
     angle = 2 * np.pi * truth["frequency"] * t + truth["phase"]
-    x = truth["amplitude"] * np.sin(angle) + truth["bias"] + noise(rng, SAMPLES)
+    # Cut out of a longer record: drift slower than a window belongs to it.
+    around = noise(rng, 20 * SAMPLES)
+    x = truth["amplitude"] * np.sin(angle) + truth["bias"] + around[-SAMPLES:]
     return t, x, truth
 
 

@@ -183,6 +183,15 @@ def test_error_bars_that_are_too_short_on_unseen_noise_are_widened(few):
     assert flat(table, "gls").mean() < 1.8
 
 
+def test_error_bars_are_not_narrowed_by_unseen_noise_that_is_quieter(few):
+    seen = measure_calibration(gaussian(), noise(), joint=False, seed=0)
+    quieter = noise(7, gaussian(0.25))
+    table = measure_calibration(
+        gaussian(), noise(), joint=False, seed=0, unseen=quieter, n_unseen=1000
+    )
+    assert (flat(table, "gls") == flat(seen, "gls")).all()
+
+
 def test_bands_borrow_strength_from_each_other():
     """A deviation common to all bands is kept where each band alone would drop it."""
     rng = np.random.default_rng(6)

@@ -154,12 +154,16 @@ def _worse(
     expected: float,
     independent: int,
 ) -> float:
-    """Quantile of |z| on unseen noise over that on all noise, drawn towards 1."""
+    """Quantile of |z| on unseen noise over that on all noise, drawn towards 1.
+
+    Never below 1: nothing is learned better for not having been seen, so that a smaller
+    quantile is the luck of few windows.
+    """
     if not len(fresh):
         return 1.0
     ratio = np.quantile(fresh, level) / np.quantile(np.concatenate(bands), level)
     spread = _relative_error(min(len(fresh), independent), level, expected)
-    return 1.0 + _shrunk(float(ratio) - 1.0, spread)
+    return 1.0 + _shrunk(max(0.0, float(ratio) - 1.0), spread)
 
 
 def _relative_error(count: int, level: float, expected: float) -> float:
