@@ -350,8 +350,10 @@ def _summary(
     parts = [
         f"Made by `{command}` of version {__version__}.\n",
         "RMS errors are over the bound, of the trials without outliers.\n",
-        "Strong trials, amplitude/frequency/phase/bias:\n",
-        to_markdown(grid(table, ("amplitude", "frequency", "phase", "bias"))),
+        "Strong trials, amplitude/frequency:\n",
+        to_markdown(grid(table, ("amplitude", "frequency"))),
+        "Strong trials, phase/bias:\n",
+        to_markdown(grid(table, ("phase", "bias"))),
         "Outliers, share of the strong/weak trials (with its 95 % interval):\n",
         to_markdown(grid(table, ("outliers", "outliers_weak"), intervals=True)),
         "Coverage of the 68 % intervals, amplitude/frequency/phase/bias:\n",
@@ -364,8 +366,9 @@ def _summary(
         "Weak signals detected at 1 % false alarms:\n",
         to_markdown(grid(table, ("detected",))),
         *_learned(table),
-        "Everything:\n",
-        to_markdown(table),
+        "Time per measurement in the batch/alone (ms):\n",
+        to_markdown(grid(table, ("ms", "ms_alone"))),
+        "Every score and its 95 % interval is in summary.json.\n",
     ]
     cells = ["scenario", "duration"]
     if all(REFERENCE in set(part["method"]) for _, part in rows.groupby(cells)):
