@@ -612,6 +612,20 @@ def test_learning_rate_schedule(recording):
             assert rate == pytest.approx(share * TINY.learning_rate)
 
 
+def test_divergence_is_phased_in_over_a_third_of_the_warm_up(recording):
+    trainer = trainer_of(recording, change(steps=40, warmup_steps=30))
+    objective, weights_seen = trainer._warmup_objective, []
+
+    def seen(white, onehot, kl_weight):
+        weights_seen.append(kl_weight)
+        return objective(white, onehot, kl_weight)
+
+    trainer._warmup_objective = seen
+    for _ in range(30):
+        trainer.advance()
+    assert weights_seen == pytest.approx(np.minimum(1.0, np.arange(30) / 10))
+
+
 def test_output_folder_that_does_not_exist(recording, quick, tmp_path):
     path = Path(tmp_path / "nowhere" / "prior.safetensors")
     with pytest.raises((SeppriorError, OSError)):

@@ -32,8 +32,12 @@ from sepprior.training.noise_model import NoiseModel
 from sepprior.training.specgan_networks import Networks, freeze
 from sepprior.training.steps import check_finite, mixed_precision, set_rate
 
-KL_RAMP = 300
-"""Steps over which the latent's divergence is phased in, so that it is not ignored."""
+KL_RAMP = 1 / 3
+"""Share of the warm-up over which the latent's divergence is phased in.
+
+Where it counts fully before anything coherent has been found, the latent is given up
+for good (in `telegraph`, some runs with 300 of 6000 steps).
+"""
 CLIP_NORM = 1.0
 
 
@@ -133,7 +137,7 @@ class SpecGANTrainer:
         rate = last + 0.5 * above * (1.0 + math.cos(math.pi * share))
         set_rate(nets.warmup_optimiser, rate)
         white, onehot = self.model.crops()
-        kl_weight = min(1.0, self.step / KL_RAMP)
+        kl_weight = min(1.0, share / KL_RAMP)
         bound, parts = self._warmup_objective(white, onehot, kl_weight)
         nets.warmup_optimiser.zero_grad(set_to_none=True)
         bound.backward()
