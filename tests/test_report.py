@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from sepprior.benchmark import WITHOUT_PRIOR, cell, run_benchmark, summary
 from sepprior.benchmark.figures import (
@@ -134,6 +135,20 @@ def test_few_trials_leave_the_panels_empty(rows):
         speed_figure(summary(few), colours),
     ):
         figure.canvas.draw()
+
+
+def test_names_of_methods_that_are_alike_do_not_overlap():
+    names = ["one", "another", "a third", "far away"]
+    table = pd.DataFrame({"method": names, "scenario": "white", "duration": 1.0})
+    table = table.assign(ms=[10.0, 10.1, 10.2, 1000.0], amplitude=0.5, frequency=0.5)
+    figure = speed_figure(table, {})
+    figure.draw_without_rendering()
+    texts = figure.axes[0].texts
+    assert {text.get_text() for text in texts} == set(names)
+    # Of the words, without the line that leads to the point.
+    boxes = [Text.get_window_extent(text) for text in texts]
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:i])
 
 
 def test_narrow_intervals_fall_below_the_diagonal(rows):

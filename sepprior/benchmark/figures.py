@@ -229,6 +229,7 @@ def speed_figure(table: pd.DataFrame, colours: dict[str, str]) -> Figure:
     prepare(axes, x="time per measurement in a batch (ms)", y="error / bound")
     axes.set(xscale="log", yscale="log")
     full = len(table[["scenario", "duration"]].drop_duplicates())
+    points: dict[str, tuple[float, float]] = {}
     for method, part in table.groupby("method", sort=False):
         ratio = part[["amplitude", "frequency"]].to_numpy()
         time = float(np.median(part["ms"].to_numpy()))
@@ -237,17 +238,42 @@ def speed_figure(table: pd.DataFrame, colours: dict[str, str]) -> Figure:
         level = float(np.exp(np.log(ratio).mean()))
         colour = colours.get(str(method), GREY)
         axes.plot(time, level, "o", color=colour, ms=6)
+        points[str(method)] = (time, level)
+    axes.margins(x=0.15, y=0.12)
+    _plain_ticks(axes, x=True, y=True)
+    _name_points(axes, points)
+    return figure
+
+
+def _name_points(axes: Axes, points: dict[str, tuple[float, float]]) -> None:
+    """Write names to the right of points, moved up where two would overlap."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()
+    to_points = 72.0 / figure.dpi
+    height, letter = 10.0, 5.0  # points
+    taken: list[tuple[float, float, float]] = []  # left, right, bottom
+    places = {
+        name: axes.transData.transform(point) * to_points
+        for name, point in points.items()
+    }
+    for name, (x, y) in sorted(places.items(), key=lambda item: float(item[1][1])):
+        left, right, bottom = x + 6, x + 6 + letter * len(name), y + 3
+        for other_left, other_right, other in sorted(taken, key=lambda each: each[2]):
+            beside = right < other_left or left > other_right
+            if not beside and abs(bottom - other) < height:
+                bottom = other + height
+        taken.append((left, right, bottom))
+        moved = bottom > y + 3 + 1e-6
         axes.annotate(
-            str(method),
-            (time, level),
-            xytext=(6, 3),
+            name,
+            points[name],
+            xytext=(6, bottom - y),
             textcoords="offset points",
             fontsize=8,
             color=INK,
+            arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.5} if moved else None,
         )
-    axes.margins(x=0.15, y=0.12)
-    _plain_ticks(axes, x=True, y=True)
-    return figure
 
 
 def example_figure(trials: Trials, rows: pd.DataFrame, method: str) -> Figure | None:
