@@ -191,16 +191,24 @@ def celerite2_joint(cell: Cell, runs: Runs) -> Fitter:
             step = np.array([scale, 0.05 / time[-1], 0.2, scale])
             hyper = np.log([scale, 0.3 * time[-1], 0.7, scale])
 
+            start = np.append(np.zeros(4), hyper)
+            lowest, best = np.inf, start
+
             def cost(p: Array) -> float:
+                nonlocal lowest, best
                 residual = x - model(time, *(first + step * p[:4]))
                 value = -process(p[4:]).log_likelihood(residual)
-                return value if np.isfinite(value) else 1e12
+                if not np.isfinite(value):  # a kernel that cannot be factorised
+                    return 1e12
+                if value < lowest:
+                    lowest, best = value, p.copy()
+                return value
 
-            best = minimize(cost, np.append(np.zeros(4), hyper), method="L-BFGS-B")
-            value = first + step * best.x[:4]
+            minimize(cost, start, method="L-BFGS-B")
+            value = first + step * best[:4]
             value[1] = np.clip(value[1], trials.fmin, trials.fmax)
             slopes = jacobian(time, *value)
-            information = slopes.T @ process(best.x[4:]).apply_inverse(slopes)
+            information = slopes.T @ process(best[4:]).apply_inverse(slopes)
             return value, np.sqrt(np.diag(np.linalg.pinv(information)))
 
         return each_trial(trials, one)
