@@ -32,6 +32,8 @@ from sepprior.benchmark.settings import PARAMETERS
 
 AR_ORDER = 20
 """Coefficients of the autoregressive model."""
+SCALES = tuple(np.geomspace(0.3, 10.0, 16))
+"""Scales of the Cauchy loss that are tried, in robust standard deviations."""
 ESPRIT_ROWS = 120
 """Rows of the Hankel matrix of 300 samples; two fifths is near the optimum."""
 
@@ -73,9 +75,9 @@ def ar_cauchy(
     """Cauchy loss on the residual filtered by an AR(20) model of the noise.
 
     The coefficients solve the Yule-Walker equations of the record; the first 20 samples
-    of a window have no complete past and are left out. A burst stays where it is in
-    the filtered residual, where the inverse covariance smears it. Arguments as
-    `cauchy_scipy`.
+    of a window have no complete past and are whitened by their own covariance. A burst
+    stays where it is in the filtered residual, where the inverse covariance smears it.
+    Arguments as `cauchy_scipy`.
     """
     n_samples = x.shape[1]
     r = autocovariance(runs, n_samples)
@@ -86,9 +88,10 @@ def ar_cauchy(
     column = np.zeros(n_samples - AR_ORDER)
     column[0] = row[0]
     first = _gls_starts(x, toeplitz(r), sample_rate, fmin, fmax)
-    return mapped_fit(
-        x, first, toeplitz(column, row), runs, "cauchy", sample_rate, fmin, fmax
-    )
+    beginning = np.zeros((AR_ORDER, n_samples))
+    beginning[:, :AR_ORDER] = whitener_of(toeplitz(r[:AR_ORDER]))
+    whitener = np.concatenate([beginning, toeplitz(column, row)])
+    return mapped_fit(x, first, whitener, runs, "cauchy", sample_rate, fmin, fmax)
 
 
 def whittle(
@@ -139,14 +142,13 @@ def mapped_fit(
     """Least squares or a robust fit of the whitened measurement.
 
     Minimises ``sum_n |r_n|^2``, or ``sum_n c^2 log(1 + (r_n / c)^2)``, with
-    ``r = W (x - s)``; c is the robust standard deviation (1.4826 times the median
-    absolute value) of the record's whitened windows. The standard errors are those of
-    an M-estimator,
+    ``r = W (x - s)``. The standard errors are those of an M-estimator,
 
         cov = E[psi^2] / E[psi']^2 (J^T W^T W J)^-1,     psi(r) = r / (1 + (r/c)^2),
 
     with the expectations over the record's whitened windows; for least squares the
-    factor is one.
+    factor is one. c is the one of `SCALES` robust standard deviations (1.4826 times the
+    median absolute value) of these windows that makes the factor smallest.
 
     Args:
         x: (n, N) measurements.
@@ -161,10 +163,10 @@ def mapped_fit(
     scale, inflation = 1.0, 1.0
     if loss == "cauchy":
         white = record_windows(runs, x.shape[1]) @ whitener.T
-        scale = 1.4826 * float(np.median(np.abs(white)))
-        weight = 1 / (1 + (white / scale) ** 2)
-        slope = (1 - (white / scale) ** 2) * weight**2
-        inflation = np.mean((white * weight) ** 2) / np.mean(slope) ** 2
+        robust = 1.4826 * float(np.median(np.abs(white)))
+        inflation, scale = min(
+            (_inflation(white, robust * each), robust * each) for each in SCALES
+        )
 
     time = np.arange(x.shape[1]) / sample_rate
     values, errors = np.empty((len(x), 4)), np.empty((len(x), 4))
@@ -191,6 +193,13 @@ def mapped_fit(
         spread = inflation * np.linalg.pinv(white_jacobian.T @ white_jacobian)
         errors[i] = np.sqrt(np.diag(spread))
     return estimates_of(values, errors)
+
+
+def _inflation(white: Array, scale: float) -> float:
+    """Variance of the Cauchy M-estimator over that of least squares in white noise."""
+    weight = 1 / (1 + (white / scale) ** 2)
+    slope = (1 - (white / scale) ** 2) * weight**2
+    return float(np.mean((white * weight) ** 2) / np.mean(slope) ** 2)
 
 
 def esprit(
