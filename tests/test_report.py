@@ -137,6 +137,22 @@ def test_few_trials_leave_the_panels_empty(rows):
         figure.canvas.draw()
 
 
+def test_page_of_a_method_that_the_figures_do_not_show_elsewhere(rows):
+    alone = rows[rows["method"] == "oracle"].assign(method="esprit")
+    assert list(shown_methods(alone, list(WITHOUT_PRIOR))) == ["esprit"]
+    text = report(
+        alone,
+        summary(pd.DataFrame(alone)),
+        {f"{name} 10": cell(name, 10.0) for name in ("telegraph", "pump")},
+        seed=0,
+        missing=[],
+        how={name: each.how for name, each in WITHOUT_PRIOR.items()},
+        command="sepprior benchmark",
+        reference="gls_scipy",
+    )
+    assert "esprit" in text
+
+
 def test_names_of_methods_that_are_alike_do_not_overlap():
     names = ["one", "another", "a third", "far away"]
     table = pd.DataFrame({"method": names, "scenario": "white", "duration": 1.0})

@@ -48,6 +48,8 @@ COLUMNS = 4
 def shown_methods(rows: pd.DataFrame, classical: Sequence[str]) -> dict[str, str]:
     """Methods for the figures and their colours: four of the classical, four priors.
 
+    The first four that were run where none of these is among them.
+
     Args:
         rows: The rows of a run.
         classical: Names of all methods that need no prior.
@@ -55,7 +57,8 @@ def shown_methods(rows: pd.DataFrame, classical: Sequence[str]) -> dict[str, str
     run = list(dict.fromkeys(rows["method"]))
     priors = [name for name in run if name not in classical and ":" not in name]
     colours = {name: FIXED[name] for name in run if name in FIXED}
-    return colours | dict(zip(priors, OTHERS, strict=False))
+    shown = priors if colours or priors else run
+    return colours | dict(zip(shown, OTHERS, strict=False))
 
 
 def _panels(

@@ -175,6 +175,7 @@ def celerite2_joint(cell: Cell, runs: Runs) -> Fitter:
     del cell, runs
     import celerite2  # pyright: ignore[reportMissingImports]
     from celerite2 import terms  # pyright: ignore[reportMissingImports]
+    from celerite2.driver import LinAlgError  # pyright: ignore[reportMissingImports]
 
     def fit(trials: Trials) -> dict[str, Estimate]:
         time = trials.time
@@ -182,7 +183,7 @@ def celerite2_joint(cell: Cell, runs: Runs) -> Fitter:
         def process(hyper: Array) -> celerite2.GaussianProcess:
             sigma, rho, q, jitter = np.exp(np.clip(hyper, -12, 12))
             gp = celerite2.GaussianProcess(terms.SHOTerm(sigma=sigma, rho=rho, Q=q))
-            gp.compute(time, diag=np.full(time.size, jitter**2), quiet=True)
+            gp.compute(time, diag=np.full(time.size, jitter**2))
             return gp
 
         def one(x: Array) -> tuple[Array, Array]:
@@ -197,8 +198,9 @@ def celerite2_joint(cell: Cell, runs: Runs) -> Fitter:
             def cost(p: Array) -> float:
                 nonlocal lowest, best
                 residual = x - model(time, *(first + step * p[:4]))
-                value = -process(p[4:]).log_likelihood(residual)
-                if not np.isfinite(value):  # a kernel that cannot be factorised
+                try:
+                    value = -process(p[4:]).log_likelihood(residual)
+                except LinAlgError:  # a kernel that cannot be factorised
                     return 1e12
                 if value < lowest:
                     lowest, best = value, p.copy()
