@@ -202,6 +202,8 @@ def celerite2_joint(cell: Cell, runs: Runs) -> Fitter:
                     value = -process(p[4:]).log_likelihood(residual)
                 except LinAlgError:  # a kernel that cannot be factorised
                     return 1e12
+                if not np.isfinite(value):
+                    return 1e12
                 if value < lowest:
                     lowest, best = value, p.copy()
                 return value
