@@ -171,6 +171,7 @@ def separate(
             n_peaks=N_PEAKS if starts is None else starts,
             joint=learned,
             band=(low, high),
+            detect=True,
         )
         parts.append(_describe(prior, outcome, form, null, bars))
     return _assemble(parts, data, prior, rate, form, bars, single)

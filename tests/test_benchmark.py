@@ -787,9 +787,9 @@ class StubResult:
         self.status = ["converged"] * len(trials.x)
 
 
-def separate_stub(trials, prior, device, objective):
+def separate_stub(trials, prior, device, ablation):
     result = StubResult(trials)
-    if objective == "plain":
+    if ablation.objective == "plain":
         result.status = ["plain"] * len(trials.x)
     return result
 

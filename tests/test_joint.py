@@ -8,10 +8,12 @@ import torch
 
 import sepprior
 from sepprior import signals
+from sepprior.inference.detection import no_signal_energy
 from sepprior.inference.joint import JointProblem
 from sepprior.inference.least_squares import gls_features
 from sepprior.inference.pipeline import analyse
 from sepprior.inference.record import MaskedWhitener, Record, lay_out
+from sepprior.inference.silence import CLEAR
 from sepprior.inference.starts import gls_starts
 from sepprior.priors import WaveformPrior
 from sepprior.transforms import Whitener, toeplitz
@@ -307,6 +309,54 @@ def test_evidence_is_the_exact_likelihood_ratio(setting):
     gls = gls - 0.5 * torch.linalg.slogdet(fits[0].covariance).logabsdet
     expected = gls - exact_energy - volume
     assert torch.allclose(outcome.evidence, expected, atol=0.1)
+
+
+def exact_gain(record, covariance, frequency):
+    """Gain of the best sinusoid over a constant, with the exact covariance."""
+    whitener = DenseWhitener(covariance, record.present)
+    form = form_for(record)
+    silence = no_signal_energy(form, record, whitener)
+    return silence - exact_gls(record, covariance)(frequency).energy
+
+
+def test_gain_over_no_signal_is_the_exact_likelihood_ratio(setting):
+    """For a linear generator Laplace's integral over the latent is exact."""
+    prior, _, covariance, _, _ = setting
+    x, _ = measurements(covariance, 12, seed=3, amplitude=0.15)
+    record = lay_out(x, window=N, level=0.0, sample_rate=RATE)
+
+    def fitted(prior, detect=True):
+        rng = torch.Generator().manual_seed(0)
+        form = form_for(record)
+        return analyse(prior, record, form=form, generator=rng, detect=detect)
+
+    outcome = fitted(prior)
+    expected = exact_gain(record, covariance, outcome.joint.theta[:, 3:])
+    assert expected.max() < CLEAR and expected.max() > 5.0
+    error = (outcome.signal_gain - expected).abs()
+    assert error.median() < 1e-3 and error.max() < 0.3  # 30 evaluations at most
+    assert fitted(prior, detect=False).signal_gain is None
+    # Negative control: with the latents held, or GLS in their place, it is another.
+    gls = no_signal_energy(form_for(record), record, outcome.whitener)
+    assert (gls - outcome.gls.energy - expected).abs().median() > 0.5
+
+
+@pytest.mark.statistical
+def test_signals_are_called_detected_in_noise_alone_at_the_stated_rate():
+    """400 windows of noise: 5 and 20 % within 3.5 standard errors (5e-4 each).
+
+    The probability is an upper bound, close to the truth where it is small (Baluev
+    2008), so that fewer may be called at 20 %.
+    """
+    prior, _, covariance = linear_prior()
+    x, _ = measurements(covariance, 400, seed=5, amplitude=0.0)
+    result = sepprior.separate(x.numpy(), prior, fmin=BAND[0], fmax=BAND[1])
+    joint = ~result.diagnostics["gls_sufficient"]
+    assert joint.mean() > 0.5
+    p = result.diagnostics["false_alarm_probability"]
+    for rate, lowest in ((0.05, 0.05), (0.2, 0.12)):
+        spread = 3.5 * math.sqrt(rate * (1 - rate) / len(p))
+        assert lowest - spread < (p < rate).mean() < rate + spread
 
 
 @pytest.mark.statistical

@@ -15,9 +15,10 @@ from sepprior.benchmark import (
     run_jobs,
     scores,
 )
-from sepprior.benchmark.bounds import gls_true
+from sepprior.benchmark.bounds import gls_true, true_covariance
 from sepprior.benchmark.peers import PEERS
 from sepprior.benchmark.peers.posteriors import from_samples
+from sepprior.benchmark.peers.slic import climb
 from sepprior.benchmark.scenarios import cell
 from sepprior.benchmark.settings import PARAMETERS
 
@@ -53,6 +54,25 @@ def test_strong_signals_in_white_noise(name):
             assert np.median(np.abs(off)) < 20
         else:
             assert np.abs(off).max() < TOLERANCE.get(name, 1.0)
+
+
+def test_the_ascent_by_a_score_goes_to_the_likeliest_parameters():
+    """Gaussian noise about a constant, whose score is known: least squares less it."""
+    trials = make_trials("pink", 10.0, 3, seed=4)
+    covariance = true_covariance(trials.cell)
+    inverse, constant = np.linalg.inv(covariance), 0.1
+
+    def score(residual, t):
+        return -(residual - constant) @ inverse
+
+    path, errors = climb(trials, score, covariance, [0.1] * 12)
+    exact = gls_true(trials)
+    for k, p in enumerate(PARAMETERS):
+        expected = exact[p].value - constant * (p == "bias")
+        assert np.abs((path[-1][:, k] - expected) / errors[:, k]).max() < 0.05
+    # Negative control: the other way it runs off.
+    away, _ = climb(trials, lambda r, t: -score(r, t), covariance, [0.1] * 12)
+    assert np.abs((away[-1] - path[-1]) / errors).max() > 3
 
 
 def test_every_peer_says_how_it_is_called():

@@ -15,6 +15,7 @@ import pandas as pd
 
 from sepprior import __version__
 from sepprior.benchmark import scores, trained
+from sepprior.benchmark.ablations import ABLATIONS
 from sepprior.benchmark.baselines import Estimate
 from sepprior.benchmark.bounds import trial_bounds
 from sepprior.benchmark.methods import CLASSICAL, Fitter, Method, Unavailable
@@ -263,15 +264,17 @@ def _separations(
     device: str,
     baselines: bool,
 ) -> Fits:
+    ablation = ABLATIONS[objective]
+    reduced = ablation.of(prior)
     start = time.perf_counter()
-    result = trained.separate_trials(trials, prior, device, objective)
+    result = trained.separate_trials(trials, reduced, device, ablation)
     middle = time.perf_counter()
-    trained.separate_trials(trials.first(1), prior, device, objective)
+    trained.separate_trials(trials.first(1), reduced, device, ablation)
     cost = ((middle - start) / len(trials.x), time.perf_counter() - middle, training)
     learned = trained.learned_bounds(trials, prior)
     results = [result]
     if len(noise.x):
-        results.append(trained.separate_trials(noise, prior, device, objective))
+        results.append(trained.separate_trials(noise, reduced, device, ablation))
     fits = []
     for each in results:
         status = [each.status] if isinstance(each.status, str) else each.status

@@ -28,6 +28,7 @@ from pathlib import Path
 import pandas as pd
 
 from sepprior.benchmark import trained
+from sepprior.benchmark.ablations import ABLATIONS
 from sepprior.benchmark.jobs import (
     WITHOUT_PRIOR,
     Job,
@@ -49,8 +50,6 @@ RECIPES: Mapping[str, NoiseConfig] = {
 
 METHODS = (*CLASSICAL, *RECIPES)
 """The methods that are run when none is named: all but the peers."""
-
-OBJECTIVES = ("joint", "plain")
 
 
 def run_benchmark(
@@ -104,7 +103,7 @@ def plan_benchmark(
         scenarios: Names or scenarios of your own; all of `SCENARIOS` by default.
         methods: Names of `METHODS`, of `peers.PEERS`, of `recipes` or of `prior_files`;
             all of `METHODS` by default. A prior's name followed by ``/plain`` is the
-            textbook latent optimisation with it.
+            textbook latent optimisation with it; see `ABLATIONS` for others.
         durations: Window durations in seconds.
         trials: Measurements per cell, and as many of noise alone.
         seed: Key of the trials and of the records.
@@ -163,10 +162,10 @@ def _objectives(methods: Sequence[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for text in methods:
         name, slash, objective = text.partition("/")
-        if slash and objective not in OBJECTIVES:
+        if slash and objective not in ABLATIONS:
             raise SeppriorError(
                 f"unknown method {text!r}: after the slash, expected one of "
-                f"{', '.join(OBJECTIVES)}"
+                f"{', '.join(ABLATIONS)}"
             )
         wanted = found.setdefault(name, [])
         if (objective or "joint") not in wanted:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import sepprior
+from sepprior.benchmark.ablations import Ablation
 from sepprior.benchmark.baselines import jacobian
 from sepprior.benchmark.noise import Array
 from sepprior.benchmark.scenarios import (
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def separate_trials(
-    trials: Trials, prior: Prior, device: str, objective: str
+    trials: Trials, prior: Prior, device: str, ablation: Ablation
 ) -> Separation:
     """The one place where the benchmark calls the library's own separation."""
     from sepprior.separation import separate
@@ -44,7 +45,8 @@ def separate_trials(
         sample_rate=trials.sample_rate,
         fmin=trials.fmin,
         fmax=trials.fmax,
-        objective=objective,
+        objective=ablation.objective,
+        starts=ablation.starts,
         device=device,
     )
 

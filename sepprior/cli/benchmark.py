@@ -63,7 +63,8 @@ REFERENCE = "gls_scipy"
     "--method",
     multiple=True,
     metavar="NAME",
-    help="Only this method; specgan/plain is its textbook objective.",
+    help="Only this method; specgan/plain is its textbook objective, and "
+    "specgan/flat, /one-start, /no-encoder or /untrained lacks the part named.",
 )
 @click.option("--peers", is_flag=True, help="Also methods of other packages.")
 @click.option(

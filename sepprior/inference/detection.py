@@ -1,8 +1,9 @@
 """Signal or noise only: how large the gain gets when there is no signal.
 
-The statistic is the gain in log-likelihood of the GLS fit over no signal (a constant,
-if the signal has one). Its distribution in noise alone is known in closed form for one
-sinusoid in Gaussian noise; for other signals Gaussian noise is drawn and fitted.
+The statistic is the gain in log-likelihood over no signal (a constant, if the signal
+has one): under the prior where that gave the answer, else that of GLS. Its distribution
+in noise alone is known in closed form for one sinusoid in Gaussian noise; for other
+signals Gaussian noise is drawn and fitted.
 
 Bursts and jumps gain more than Gaussian noise of the same spectrum: by how much is
 measured on the recording when a prior is trained, and the gains of a sinusoid are

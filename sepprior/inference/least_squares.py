@@ -164,9 +164,11 @@ def _linearise(
         linear = _solve_linear(columns, target, weights)
         residual = target - (linear.unsqueeze(1) @ columns).squeeze(1)
         theta = torch.cat([linear, theta[:, n:]], -1)
-        slopes = features(form.jacobian_columns(record.t, theta)[:, n:], rows)
-        jacobian = torch.cat([columns, slopes], 1)
-        del columns, slopes  # the largest arrays there are
+        jacobian = columns
+        if theta.shape[1] > n:
+            slopes = features(form.jacobian_columns(record.t, theta)[:, n:], rows)
+            jacobian = torch.cat([columns, slopes], 1)
+            del columns, slopes  # the largest arrays there are
     else:
         # The point is written to later, and the start belongs to the caller.
         theta = theta.clone()

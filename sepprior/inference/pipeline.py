@@ -13,6 +13,8 @@ from sepprior.inference.periodogram import Periodogram, periodogram
 from sepprior.inference.record import MaskedWhitener, Record
 from sepprior.inference.score import SETTLED, ScoreFit, ScoreProblem
 from sepprior.inference.score_search import best_fit, gain_over_silence
+from sepprior.inference.silence import gain_over_silence as latent_gain
+from sepprior.inference.silence import integrated_energy
 from sepprior.inference.starts import HOPELESS, alike_within, gls_starts
 from sepprior.priors import LatentPrior, PlainPrior, Prior, ScorePrior
 from sepprior.signals.form import Form
@@ -58,7 +60,7 @@ class Outcome:
         converged: (B,).
         latent_energy: ``-log p(z)`` at the optimum, (B,).
         signal_gain: log-likelihood under the prior over that of no signal, nats, (B,),
-            or None where only that of GLS is known.
+            or None where it was not asked for, or only that of GLS is known.
         latent: z at the optimum, (B, W, K), or None without one.
         optimum: the fit that `joint` is part of.
     """
@@ -91,6 +93,7 @@ def analyse(
     joint: bool = True,
     band: tuple[float, float] | None = None,
     guess: Tensor | None = None,
+    detect: bool = False,
 ) -> Outcome:
     """Fit a batch of measurements by GLS, robustly and jointly with the prior.
 
@@ -103,6 +106,7 @@ def analyse(
         joint: also optimise over the prior's latent (when it has one).
         band: frequencies of the periodogram, Hz.
         guess: known nonlinear parameters (B, P - L), instead of a search.
+        detect: also fit the prior without a signal, for `Outcome.signal_gain`.
     """
     whitener = MaskedWhitener(Whitener(prior.autocovariance), record.present)
     joint = joint and prior.learned
@@ -140,9 +144,17 @@ def analyse(
         return outcome
     starts = [*fits, robust]
     if isinstance(prior, ScorePrior):
-        return _scored(prior, outcome, whitener, starts, form=form)
+        return _scored(prior, outcome, whitener, starts, form=form, detect=detect)
     assert isinstance(prior, LatentPrior)
-    return _joint(prior, outcome, whitener, starts, form=form, generator=generator)
+    return _joint(
+        prior,
+        outcome,
+        whitener,
+        starts,
+        form=form,
+        generator=generator,
+        detect=detect and not isinstance(prior, PlainPrior),
+    )
 
 
 def _scored(
@@ -152,6 +164,7 @@ def _scored(
     starts: list[Fit],
     *,
     form: Form,
+    detect: bool,
 ) -> Outcome:
     """The answer of a score prior, put beside that of GLS."""
     record = outcome.record
@@ -170,7 +183,7 @@ def _scored(
         evidence=(gls_energy + gls_volume) - (scored.energy + fit.volume),
         agreement=scored.agreement,
         converged=fit.step < SETTLED,
-        signal_gain=gain_over_silence(problem, scored),
+        signal_gain=gain_over_silence(problem, scored) if detect else None,
         optimum=fit,
     )
 
@@ -183,6 +196,7 @@ def _joint(
     *,
     form: Form,
     generator: torch.Generator,
+    detect: bool,
 ) -> Outcome:
     record = outcome.record
     problem = JointProblem(prior, record, form=form)
@@ -229,6 +243,10 @@ def _joint(
         standardised = prior.standardise(features, decoded).double()
         coherent = prior.coherent(fit.z).double()
         latent_energy = prior.latent_energy(fit.z).double().sum(-1)
+    gain = None
+    if detect:
+        integrated = integrated_energy(fit.energy, marginal, volume)
+        gain = latent_gain(problem, fit, integrated, generator=generator)
     covariance = marginal
     if isinstance(prior, PlainPrior):
         # The plain objective has no noise model: its scale is that of the residual.
@@ -251,6 +269,7 @@ def _joint(
         agreement=close.double().mean(0),
         converged=fit.converged,
         latent_energy=latent_energy,
+        signal_gain=gain,
         latent=fit.z,
         optimum=fit,
     )

@@ -255,7 +255,7 @@ class SpecGANPrior:
         The first is the centre: the encoder's mean, or zero.
         """
         if self.encoder is None:
-            return self.space.centred(draws)
+            return self.from_normal(self.space.centred(draws))
         latent = draws[..., : self.space.size]
         latent = torch.cat([torch.zeros_like(latent[:1]), latent[1:]])
         mean, log_sd = self.posterior(features.reshape(-1, features.shape[-1]))

@@ -61,7 +61,7 @@ def linear_columns(t: Tensor, frequency: Tensor) -> Tensor:
     """
     angle = 2.0 * math.pi * frequency.view(*frequency.shape, *([1] * t.dim())) * t
     pairs = torch.stack([torch.cos(angle), torch.sin(angle)], 2).flatten(1, 2)
-    ones = torch.ones_like(pairs[:, :1])
+    ones = torch.ones_like(t).expand(len(frequency), 1, *t.shape)
     return torch.cat([ones, pairs], 1)
 
 
@@ -77,7 +77,7 @@ def jacobian_columns(t: Tensor, theta: Tensor) -> Tensor:
     """
     n = (theta.shape[-1] - 1) // 3
     columns = linear_columns(t, theta[:, 1 + 2 * n :])
-    shape = (-1, n, *([1] * t.dim()))
+    shape = (len(theta), n, *([1] * t.dim()))
     a = theta[:, 1 : 1 + 2 * n : 2].view(shape)
     b = theta[:, 2 : 2 + 2 * n : 2].view(shape)
     cosine, sine = columns[:, 1::2], columns[:, 2::2]

@@ -77,7 +77,7 @@ PEERS: Mapping[str, Method] = {
         Method(
             "score_models",
             slic,
-            "score-based likelihood (SLIC), NCSN++ on the record, 5 min of training",
+            "score-based likelihood (SLIC), NCSN++ of the record, 5 min of training",
             windows=RECORD_WINDOWS,
             most_trials=200,
             trains=True,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import minimize
+from scipy.signal import periodogram
 
 from sepprior.benchmark.baselines import Estimate, estimates_of, jacobian, model, starts
 from sepprior.benchmark.methods import Fitter, Runs
@@ -170,7 +171,9 @@ def celerite2_joint(cell: Cell, runs: Runs) -> Fitter:
     """A Gaussian process and the sinusoid at once, by maximum likelihood.
 
     The kernel is a damped oscillator (``SHOTerm``) with a jitter; it is found from the
-    measurement itself. Error bars are those of GLS with the kernel that was found.
+    measurement itself, as the likeliest from a slow start and from one at the highest
+    peak of the residual's periodogram, which keeps it from taking the sinusoid for
+    noise. Error bars are those of GLS with the kernel that was found.
     """
     del cell, runs
     import celerite2  # pyright: ignore[reportMissingImports]
@@ -188,12 +191,16 @@ def celerite2_joint(cell: Cell, runs: Runs) -> Fitter:
 
         def one(x: Array) -> tuple[Array, Array]:
             first = _first(trials, x)
-            scale = float(np.std(x - model(time, *first)))
+            rest = x - model(time, *first)
+            scale = float(np.std(rest))
             step = np.array([scale, 0.05 / time[-1], 0.2, scale])
-            hyper = np.log([scale, 0.3 * time[-1], 0.7, scale])
-
-            start = np.append(np.zeros(4), hyper)
-            lowest, best = np.inf, start
+            frequency, power = periodogram(rest, trials.sample_rate, window="hann")
+            peak = frequency[1 + int(np.argmax(power[1:]))]
+            kernels = [
+                [scale, 0.3 * time[-1], 0.7, scale],
+                [scale, 1 / peak, 3.0, 0.3 * scale],
+            ]
+            lowest, best = np.inf, np.append(np.zeros(4), np.log(kernels[0]))
 
             def cost(p: Array) -> float:
                 nonlocal lowest, best
@@ -208,7 +215,9 @@ def celerite2_joint(cell: Cell, runs: Runs) -> Fitter:
                     lowest, best = value, p.copy()
                 return value
 
-            minimize(cost, start, method="L-BFGS-B")
+            for kernel in kernels:
+                start = np.append(np.zeros(4), np.log(kernel))
+                minimize(cost, start, method="L-BFGS-B")
             value = first + step * best[:4]
             value[1] = np.clip(value[1], trials.fmin, trials.fmax)
             slopes = jacobian(time, *value)

@@ -1,0 +1,118 @@
+"""What each part of the default prior's separation earns, on the prior's own noise."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sepprior
+from sepprior.benchmark.ablations import ABLATIONS
+from sepprior.benchmark.methods import Unavailable
+from sepprior.inference.joint import JointFit, JointProblem
+from sepprior.inference.pipeline import analyse
+from sepprior.inference.record import lay_out
+from sepprior.priors import GaussianPrior, reduced
+from sepprior.signals import Geometry, Sinusoids, evaluate
+
+BUNDLED = Path(sepprior.__file__).parent / "data_files" / "example_prior.safetensors"
+BAND = (1.0, 6.0)
+N_TRIALS = 60
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return sepprior.load_prior(BUNDLED)
+
+
+def own_noise(prior, n, seed):
+    """Sinusoids in noise of the prior's own: record, form, theta and z that made it."""
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        z = torch.randn((n, prior.n_latent), generator=rng, dtype=prior.dtype)
+        z = prior.from_normal(z)
+        white = prior.sample_white(z, generator=rng)
+    noise = prior.whitener.inverse(white)
+    geometry = Geometry(prior.window, prior.sample_rate)
+    form = Sinusoids(1, geometry, low=BAND[0], high=BAND[1])
+    frequency = 2.0 + 3.0 * torch.rand((n, 1), generator=rng, dtype=torch.float64)
+    turn = 2 * np.pi * torch.rand((n, 1), generator=rng, dtype=torch.float64)
+    size = float(prior.autocovariance[0]) ** 0.5
+    theta = torch.cat(
+        [0.0 * turn, size * torch.sin(turn), size * torch.cos(turn), frequency], 1
+    )
+    t = (torch.arange(prior.window).double() / prior.sample_rate) - geometry.middle
+    record = lay_out(
+        evaluate(t, theta) + noise + prior.level,
+        window=prior.window,
+        level=prior.level,
+        sample_rate=prior.sample_rate,
+    )
+    return record, form, theta, z
+
+
+def spread(fit, theta):
+    """Root mean square error of the parameters, (P,)."""
+    return (fit - theta).square().mean(0).sqrt()
+
+
+@pytest.mark.statistical
+def test_the_search_is_as_good_as_a_start_at_the_truth(prior):
+    """Parameters and latent known at the start: what the search leaves on the table.
+
+    60 trials. Errors of both starts are those of the same noise, so that their ratio is
+    certain to a few per cent.
+    """
+    record, form, theta, z = own_noise(prior, N_TRIALS, seed=0)
+    rng = torch.Generator().manual_seed(0)
+    found = analyse(prior, record, form=form, generator=rng, band=BAND)
+    problem = JointProblem(prior, record, form=form)
+    everyone = torch.arange(N_TRIALS)
+    start = JointFit(
+        theta,
+        z[:, None],
+        torch.zeros_like(record.x),
+        torch.zeros(N_TRIALS, dtype=torch.float64),
+        torch.zeros(N_TRIALS, dtype=torch.bool),
+    )
+    best = problem.minimise(start, everyone, max_evaluations=200)
+    lost = found.optimum.energy - best.energy
+    ratio = spread(found.joint.theta, theta) / spread(best.theta, theta)
+    gls = spread(found.gls.theta, theta) / spread(best.theta, theta)
+    shares = [round(float(lost.quantile(q)), 2) for q in (0.5, 0.9)]
+    print(f"nats lost {shares}; error over that of the truth: {ratio.numpy().round(3)}")
+    assert lost.median() < 1.0
+    assert ratio.max() < 1.1
+    assert gls[1:].min() > 1.1  # the noise has something to be gained from
+
+
+@pytest.mark.parametrize("name", ["flat", "one-start", "no-encoder", "untrained"])
+def test_a_prior_without_a_part_separates(prior, name):
+    record, _, theta, _ = own_noise(prior, 4, seed=1)
+    x = (record.x[:, 0] + prior.level).numpy()
+    ablation = ABLATIONS[name]
+    result = sepprior.separate(
+        x, ablation.of(prior), fmin=BAND[0], fmax=BAND[1], starts=ablation.starts
+    )
+    f = result.parameters["frequency"].value
+    assert np.abs(f - theta[:, 3].numpy()).max() < 0.5 / record.duration
+    whole = sepprior.separate(x, prior, fmin=BAND[0], fmax=BAND[1])
+    lead, full = (r.diagnostics["log_evidence_over_gls"] for r in (result, whole))
+    if name == "untrained":
+        assert lead.max() < 0.5 * full.min()
+    else:
+        assert (result.diagnostics["method"] == "specgan").all()
+
+
+def test_what_is_taken_away_is_gone_and_the_prior_stays_whole(prior):
+    z = prior.from_normal(torch.randn((3, prior.n_latent)))
+    assert (reduced.flat(prior).latent_energy(z) == 0).all()
+    assert (prior.latent_energy(z) != 0).all()
+    assert reduced.without_encoder(prior).encoder is None
+    assert prior.encoder is not None
+    fresh = reduced.untrained(prior)
+    assert not torch.equal(fresh.decode(z).mean, prior.decode(z).mean)
+    with pytest.raises(Unavailable, match="gaussian prior has no such part"):
+        ABLATIONS["flat"].of(
+            GaussianPrior(prior.autocovariance, level=0.0, sample_rate=1.0)
+        )
