@@ -79,6 +79,8 @@ class JointProblem:
 
     def features(self, columns: Tensor, which: Tensor) -> Tensor:
         """Features (..., W C) of columns (..., W, N), in float64."""
+        if not columns.numel():
+            return columns.new_zeros(*columns.shape[:-2], self.data_features.shape[-1])
         return self.prior.features(columns).double().flatten(-2)
 
     def decode(self, z: Tensor) -> Decoded:

@@ -220,7 +220,7 @@ def gauss_newton(
         weights: (Q, C), or None for one.
     """
     active = torch.arange(len(theta), device=theta.device)
-    damping = torch.zeros_like(theta[:, 0])
+    damping = theta.new_zeros(len(theta))
     best: _Point | None = None
     for step in range(steps + 1):
         now = _linearise(
@@ -248,7 +248,7 @@ def gauss_newton(
         resting = down & (0.5 * (move * at.right).sum(-1) < NEGLIGIBLE)
         # The last step is taken, but too short to be worth another look.
         best.theta[active[resting]] += move[resting]
-        theta = _moved(form, at.theta, move, which[active])
+        theta = moved(form, at.theta, move, which[active])
         active, theta = active[~resting], theta[~resting]
         if not len(active):
             break
@@ -280,7 +280,7 @@ def _bounded_step(form: Form, at: _Point, damping: Tensor, which: Tensor) -> Ten
     return torch.where(move.isfinite(), move, 0.0)
 
 
-def _moved(form: Form, theta: Tensor, move: Tensor, which: Tensor) -> Tensor:
+def moved(form: Form, theta: Tensor, move: Tensor, which: Tensor) -> Tensor:
     """Theta (Q, P) after a step of the nonlinear parameters, in reach and bounds."""
     n, reach = form.n_linear, form.reach.to(theta)
     step = torch.minimum(torch.maximum(move[:, n:], -reach), reach)
@@ -327,7 +327,7 @@ def robust_fit(form: Form, record: Record, whitener: MaskedWhitener, start: Fit)
             best.put(active, now, torch.ones_like(now.energy, dtype=torch.bool))
         assert now.weights is not None
         move = _bounded_step(form, now, torch.zeros_like(now.energy), active)
-        theta = _moved(form, now.theta, move, active)
+        theta = moved(form, now.theta, move, active)
         going = 0.5 * (move * now.right).sum(-1) >= NEGLIGIBLE_ROBUST
         best.theta[active[~going]] += move[~going]
         active, theta, weights = active[going], theta[going], now.weights[going]

@@ -13,8 +13,12 @@ from sepprior.inference.periodogram import Periodogram, periodogram
 from sepprior.inference.record import MaskedWhitener, Record
 from sepprior.inference.score import SETTLED, ScoreFit, ScoreProblem
 from sepprior.inference.score_search import best_fit, gain_over_silence
-from sepprior.inference.silence import gain_over_silence as latent_gain
-from sepprior.inference.silence import integrated_energy
+from sepprior.inference.sections import LongFit, fit_sections
+from sepprior.inference.silence import (
+    integrated_energy,
+    silence_of,
+    silence_of_long,
+)
 from sepprior.inference.starts import HOPELESS, alike_within, gls_starts
 from sepprior.priors import LatentPrior, PlainPrior, Prior, ScorePrior
 from sepprior.signals.form import Form
@@ -26,6 +30,9 @@ N_KEPT = 3
 """Starts that are still followed after the first round of the search."""
 ROUNDS = 4
 """Alternations between the latent's proposals and the signal's fit."""
+LONG = 64
+"""Windows of a measurement beyond which it is worked on in sections."""
+MOST_LONG_STARTS = 2
 
 
 @dataclass(frozen=True)
@@ -199,6 +206,72 @@ def _joint(
     detect: bool,
 ) -> Outcome:
     record = outcome.record
+    long = record.x.shape[1] > LONG and not isinstance(prior, PlainPrior)
+    search = _in_sections if long else _all_at_once
+    found = search(prior, outcome, starts, form=form, generator=generator)
+    fit, volume = found.fit, found.volume
+    gls_volume = -0.5 * torch.linalg.slogdet(outcome.gls.covariance).logabsdet
+    gls_energy = outcome.gls.energy + whitener.half_log_det()
+    gain = None
+    if detect:
+        integrated = integrated_energy(fit.energy, found.marginal, volume)
+        facts = (prior, record, form, fit, integrated)
+        if long:
+            gain = silence_of_long(*facts, found.marginal, generator=generator)
+        else:
+            gain = silence_of(*facts, generator=generator)
+    standardised, coherent, latent_energy = _decoded(prior, record, fit, form=form)
+    covariance = found.marginal
+    if isinstance(prior, PlainPrior):
+        # The plain objective has no noise model: its scale is that of the residual.
+        freedom = record.present.flatten(1).sum(-1) - fit.theta.shape[-1]
+        variance = standardised.square().flatten(1).sum(-1) / freedom.clamp_min(1)
+        covariance = covariance * variance[:, None, None]
+    return replace(
+        outcome,
+        joint=Answer(fit.theta, covariance),
+        coherent=coherent,
+        standardised=standardised,
+        evidence=(gls_energy + gls_volume) - (fit.energy + volume),
+        absorption=_absorption(form, found.marginal, found.conditional),
+        agreement=found.agreement,
+        converged=fit.converged,
+        latent_energy=latent_energy,
+        signal_gain=gain,
+        latent=fit.z,
+        optimum=fit,
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Joint optima of B measurements.
+
+    Attributes:
+        fit: of B problems.
+        marginal: covariance of theta with the latents free, (B, P, P).
+        conditional: the same with the latents fixed, (B, P, P).
+        volume: half the log-determinant of the whole Hessian, (B,).
+        agreement: share of the starts that ended there, (B,).
+    """
+
+    fit: JointFit
+    marginal: Tensor
+    conditional: Tensor
+    volume: Tensor
+    agreement: Tensor
+
+
+def _all_at_once(
+    prior: LatentPrior,
+    outcome: Outcome,
+    starts: list[Fit],
+    *,
+    form: Form,
+    generator: torch.Generator,
+) -> _Found:
+    """Latents of all windows and theta together, from several starts."""
+    record = outcome.record
     problem = JointProblem(prior, record, form=form)
     n = len(record.x)
     everyone = torch.arange(n, device=record.x.device)
@@ -227,52 +300,83 @@ def _joint(
     )
     n_kept = len(kept) // n
     order = searched.energy.view(n_kept, n).argsort(0) * n + everyone
-    n_linear = form.n_linear
     alike = alike_within(form, outcome.gls)
     fit = problem.minimise(searched.select(order[0]), everyone)
     if n_kept > 1:
         fit = _try_second(problem, fit, searched, order, alike)
     marginal, conditional, volume = problem.hessian(fit, everyone).summary()
-    found = searched.theta[:, n_linear:].view(n_kept, n, -1)
-    close = ((found - fit.theta[:, n_linear:]).abs() < alike).all(-1)
-    gls_volume = -0.5 * torch.linalg.slogdet(outcome.gls.covariance).logabsdet
-    gls_energy = outcome.gls.energy + whitener.half_log_det()
-    with torch.no_grad():
-        features = problem.noise_features(fit.theta, fit.missing, everyone)
-        decoded = problem.decode(fit.z)
-        standardised = prior.standardise(features, decoded).double()
-        coherent = prior.coherent(fit.z).double()
-        latent_energy = prior.latent_energy(fit.z).double().sum(-1)
-    gain = None
-    if detect:
-        integrated = integrated_energy(fit.energy, marginal, volume)
-        gain = latent_gain(problem, fit, integrated, generator=generator)
-    covariance = marginal
-    if isinstance(prior, PlainPrior):
-        # The plain objective has no noise model: its scale is that of the residual.
-        rest = (features - decoded.mean).double() * record.present
-        freedom = (record.present.flatten(1).sum(-1) - fit.theta.shape[-1]).clamp_min(1)
-        covariance = (
-            marginal * (rest.square().flatten(1).sum(-1) / freedom)[:, None, None]
+    n_linear = form.n_linear
+    places = searched.theta[:, n_linear:].view(n_kept, n, -1)
+    close = ((places - fit.theta[:, n_linear:]).abs() < alike).all(-1)
+    return _Found(fit, marginal, conditional, volume, close.double().mean(0))
+
+
+def _in_sections(
+    prior: LatentPrior,
+    outcome: Outcome,
+    starts: list[Fit],
+    *,
+    form: Form,
+    generator: torch.Generator,
+) -> _Found:
+    """Long measurements, one after the other, from the starts that may be right."""
+    record = outcome.record
+    alike = alike_within(form, outcome.gls)
+    rows = []
+    for b in range(len(record.x)):
+        one = slice(b, b + 1)
+        tried: list[LongFit] = []
+        for start in starts[:MOST_LONG_STARTS]:
+            q = start.theta[one, form.n_linear :]
+            known = [f.fit.theta[:, form.n_linear :] for f in tried]
+            again = any(bool(((q - k).abs() < alike[one]).all()) for k in known)
+            behind = float(start.energy[b] - starts[0].energy[b])
+            if again or behind > HOPELESS:
+                continue
+            tried.append(
+                fit_sections(
+                    prior,
+                    record.select(one),
+                    start.theta[one],
+                    form=form,
+                    generator=generator,
+                )
+            )
+        best = min(tried, key=lambda found: float(found.fit.energy))
+        agreement = torch.full_like(best.volume, 1.0 / len(tried))
+        rows.append(
+            _Found(best.fit, best.marginal, best.conditional, best.volume, agreement)
         )
-    return Outcome(
-        record=record,
-        whitener=whitener,
-        gls=outcome.gls,
-        robust=outcome.robust,
-        joint=Answer(fit.theta, covariance),
-        periodogram=outcome.periodogram,
-        coherent=coherent,
-        standardised=standardised * record.present,
-        evidence=(gls_energy + gls_volume) - (fit.energy + volume),
-        absorption=_absorption(form, marginal, conditional),
-        agreement=close.double().mean(0),
-        converged=fit.converged,
-        latent_energy=latent_energy,
-        signal_gain=gain,
-        latent=fit.z,
-        optimum=fit,
+    fits = [row.fit for row in rows]
+    return _Found(
+        JointFit(*(torch.cat([getattr(f, k) for f in fits]) for k in vars(fits[0]))),
+        *(
+            torch.cat([getattr(row, k) for row in rows])
+            for k in ("marginal", "conditional", "volume", "agreement")
+        ),
     )
+
+
+def _decoded(
+    prior: LatentPrior, record: Record, fit: JointFit, *, form: Form
+) -> tuple[Tensor, Tensor, Tensor]:
+    """White residual and mean waveform (B, W, N), and ``-log p(z)`` (B,), at optima."""
+    everyone = torch.arange(len(record.x), device=record.x.device)
+    white, mean = torch.empty_like(record.x), torch.empty_like(record.x)
+    latent_energy = torch.zeros_like(fit.energy)
+    at_once = max(1, LONG // len(record.x))
+    with torch.no_grad():
+        for begin in range(0, record.x.shape[1], at_once):
+            part = slice(begin, begin + at_once)
+            section = record.windows(part)
+            problem = JointProblem(prior, section, form=form)
+            z = fit.z[:, part]
+            features = problem.noise_features(fit.theta, fit.missing[:, part], everyone)
+            decoded = problem.decode(z)
+            white[:, part] = prior.standardise(features, decoded).double()
+            mean[:, part] = prior.coherent(z).double()
+            latent_energy += prior.latent_energy(z).double().sum(-1)
+    return white * record.present, mean, latent_energy
 
 
 def _absorption(form: Form, marginal: Tensor, conditional: Tensor) -> Tensor:

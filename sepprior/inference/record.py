@@ -7,7 +7,7 @@ B measurements, W windows each, N samples per window.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -53,6 +53,12 @@ class Record:
         """A sub-batch."""
         return Record(
             self.x[which], self.present[which], self.t, self.length, self.sample_rate
+        )
+
+    def windows(self, part: slice) -> Record:
+        """Some of the windows; the times stay those of the whole measurement."""
+        return replace(
+            self, x=self.x[:, part], present=self.present[:, part], t=self.t[part]
         )
 
     def with_values(self, x: Tensor) -> Record:

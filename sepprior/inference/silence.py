@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 from sepprior.inference.joint import JointFit, JointProblem
+from sepprior.inference.record import Record
+from sepprior.inference.sections import fit_sections
+from sepprior.priors import LatentPrior
 from sepprior.signals import Sinusoids
 from sepprior.signals.form import Form
 
@@ -15,8 +18,10 @@ CLEAR = 100.0
 """Gain after the first round, nats, at which a signal is beyond doubt."""
 
 
-def gain_over_silence(
-    problem: JointProblem,
+def silence_of(
+    prior: LatentPrior,
+    record: Record,
+    form: Form,
     fit: JointFit,
     integrated: Tensor,
     *,
@@ -29,7 +34,9 @@ def gain_over_silence(
     (Wilks 1938). Where it is beyond doubt it is only known to be at least `CLEAR`.
 
     Args:
-        problem: B measurements.
+        prior: the noise prior.
+        record: B measurements.
+        form: the signal.
         fit: the best of each.
         integrated: energy of the fits with the latent integrated out, (B,).
         generator: for the latent's proposals.
@@ -37,15 +44,12 @@ def gain_over_silence(
     Returns:
         The gain; None for forms without a constant.
     """
-    form, record, prior = problem.form, problem.record, problem.prior
     if not form.has_constant:
         return None
     constant = constant_like(form)
-    n = len(record.x)
-    everyone = torch.arange(n, device=record.x.device)
-    count = record.present.flatten(1).sum(-1).clamp_min(1)
+    everyone = torch.arange(len(record.x), device=record.x.device)
     first = JointProblem(prior, record, form=constant).search(
-        (record.x.flatten(1).sum(-1) / count)[:, None],
+        _mean(record),
         fit.missing,
         everyone,
         candidates=prior.n_candidates,
@@ -71,10 +75,56 @@ def gain_over_silence(
     )
     best = silent.minimise(searched, rows)
     marginal, _, volume = silent.hessian(best, rows).summary()
-    gain[doubtful] = (
-        integrated_energy(best.energy, marginal, volume) - integrated[doubtful]
-    )
+    energy = integrated_energy(best.energy, marginal, volume)
+    gain[doubtful] = energy - integrated[doubtful]
     return gain.clamp_min(0.0)
+
+
+def silence_of_long(
+    prior: LatentPrior,
+    record: Record,
+    form: Form,
+    fit: JointFit,
+    integrated: Tensor,
+    marginal: Tensor,
+    *,
+    generator: torch.Generator,
+) -> Tensor | None:
+    """The same for long measurements, worked on in sections.
+
+    Where the linear parameters are beyond doubt, Wald's statistic stands in.
+
+    Args:
+        prior: the noise prior.
+        record: B measurements.
+        form: the signal.
+        fit: the best of each.
+        integrated: energy of the fits with the latent integrated out, (B,).
+        marginal: covariance of the fits' theta, (B, P, P).
+        generator: for the latent's proposals.
+    """
+    if not form.has_constant:
+        return None
+    constant = constant_like(form)
+    linear = slice(1, form.n_linear)
+    size, covariance = fit.theta[:, linear], marginal[:, linear, linear]
+    wald = 0.5 * (size * torch.linalg.solve(covariance, size)).sum(-1)
+    gains = []
+    for b, start in enumerate(_mean(record).split(1)):
+        if float(wald[b]) > CLEAR:
+            gains.append(wald[b : b + 1])
+            continue
+        one = record.select(slice(b, b + 1))
+        silent = fit_sections(prior, one, start, form=constant, generator=generator)
+        energy = integrated_energy(silent.fit.energy, silent.marginal, silent.volume)
+        gains.append(energy - integrated[b : b + 1])
+    return torch.cat(gains).clamp_min(0.0)
+
+
+def _mean(record: Record) -> Tensor:
+    """Mean of the samples that are present, (B, 1)."""
+    count = record.present.flatten(1).sum(-1, keepdim=True).clamp_min(1)
+    return record.x.flatten(1).sum(-1, keepdim=True) / count
 
 
 def integrated_energy(energy: Tensor, marginal: Tensor, volume: Tensor) -> Tensor:
