@@ -9,6 +9,7 @@ so that memory is that of a section, however long the measurement is.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -99,7 +100,7 @@ def fit_sections(
     latents: list[JointFit | None] = [None] * len(sections)
     best: tuple[Tensor, list[JointFit], Tensor] | None = None
     right, curvature, promised = torch.zeros_like(theta), None, theta.new_zeros(1)
-    small, share, surprise = torch.zeros_like(everyone).bool(), 1.0, 0.0
+    small, share, surprise = torch.zeros_like(everyone).bool(), 1.0, math.inf
     for _ in range(MOST_STEPS):
         found = [
             _windows(prior, section, theta, known, form, generator)
@@ -119,7 +120,7 @@ def fit_sections(
         step = share * solve_normal(curvature.freed, right)
         promised = 0.5 * (step * right).sum(-1)
         small = promised < NEGLIGIBLE
-        if bool(small):
+        if bool(small) and surprise < 2 * slack:
             break
         q = moved(form, best[0], step, everyone)[:, n:]
         theta = torch.cat([best[0][:, :n] + step[:, :n], q], 1)
