@@ -26,7 +26,7 @@ from sepprior.inference.detection import (
     null_gains,
 )
 from sepprior.inference.pipeline import N_PEAKS, Outcome, analyse
-from sepprior.inference.record import lay_out, unlay
+from sepprior.inference.record import Record, lay_out, unlay
 from sepprior.inference.sampling import well_sampled
 from sepprior.priors import PlainPrior, Prior, beats_gaussian
 from sepprior.priors.labelled import inferred_labels, with_label
@@ -40,6 +40,8 @@ from sepprior.status import FOREIGN, describe
 
 BATCH_WINDOWS = 512
 """Windows worked on at a time; memory is bounded by it."""
+BAND_SAMPLES = 2**21
+"""Samples whose bands are worked on at a time."""
 LEAST_GAIN = 0.05
 """Nats per sample below which a prior's lead cannot prove that the noise is its own."""
 NO_DETECTION = 0.01
@@ -234,8 +236,7 @@ def _describe(
         theta = _pick(used, outcome.joint.theta, theta)
         raw = _pick(used, outcome.joint.covariance, raw)
     signal = form.evaluate(record.t, theta)
-    jacobian = form.jacobian_columns(record.t, theta).flatten(2)
-    band = torch.einsum("bin,bij,bjn->bn", jacobian, raw, jacobian).clamp_min(0).sqrt()
+    band = _band(record, form, theta, raw)
     drawn = {}
     if bars.method != "laplace":
         found = error_bars.sampled(prior, outcome, form, used, bars)
@@ -292,6 +293,17 @@ def _describe(
     }
 
 
+def _band(record: Record, form: Form, theta: Tensor, covariance: Tensor) -> Tensor:
+    """One standard deviation of the signal, (B, W N)."""
+    rows = []
+    at_once = max(1, BAND_SAMPLES // record.x[:, 0].numel())
+    for t in record.t.split(at_once):
+        jacobian = form.jacobian_columns(t, theta).flatten(2)
+        square = torch.einsum("bin,bij,bjn->bn", jacobian, covariance, jacobian)
+        rows.append(square.clamp_min(0).sqrt())
+    return torch.cat(rows, 1)
+
+
 def _pick(which: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Rows of `a` where `which`, else of `b`."""
     return torch.where(which.view(-1, *([1] * (a.dim() - 1))), a, b)
@@ -312,7 +324,8 @@ def _assemble(
     names = form.names
 
     def joined(key: str) -> np.ndarray:
-        return torch.cat([p[key] for p in parts]).cpu().numpy()
+        whole = parts[0][key] if len(parts) == 1 else torch.cat([p[key] for p in parts])
+        return whole.cpu().numpy()
 
     def intervals(key: str) -> tuple[np.ndarray, ...]:
         rows = zip(*(vars(p[key]).values() for p in parts), strict=True)

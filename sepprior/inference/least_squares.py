@@ -31,6 +31,9 @@ NEGLIGIBLE = 1e-12
 NEGLIGIBLE_ROBUST = 1e-10
 """The same for re-weighted steps, which become shorter by a constant factor."""
 
+SAMPLES_AT_ONCE = 2**21
+"""Samples of all problems that are worked on together; memory is bounded by it."""
+
 Features = Callable[[Tensor, Tensor], Tensor]
 """(columns (A, k, W, N), the A problems they are for) -> features (A, k, C)."""
 
@@ -95,8 +98,10 @@ def linear_fit(
     """Theta (Q, P) with the linear parameters solved at fixed q (Q, P - L)."""
     if not form.n_linear:
         return nonlinear
-    columns = features(form.linear_columns(record.t, nonlinear), rows)
-    return torch.cat([_solve_linear(columns, target, weights), nonlinear], -1)
+    theta = torch.cat([nonlinear.new_zeros(len(rows), form.n_linear), nonlinear], -1)
+    return _solved(
+        form, _parts(record, features, len(rows)), rows, theta, target, weights
+    )
 
 
 def _solve_linear(columns: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
@@ -159,6 +164,9 @@ def _linearise(
     With `reweigh` the weights of the linearisation follow from the residual.
     """
     n = form.n_linear
+    parts = _parts(record, features, len(rows))
+    if len(parts) > 1:
+        return _linearise_parts(form, parts, rows, theta, target, weights, reweigh)
     if n:
         columns = features(form.linear_columns(record.t, theta[:, n:]), rows)
         linear = _solve_linear(columns, target, weights)
@@ -188,6 +196,69 @@ def _linearise(
         residual=residual,
         weights=weights,
     )
+
+
+def _linearise_parts(
+    form: Form,
+    parts: list[tuple[Record, Features, slice]],
+    rows: Tensor,
+    theta: Tensor,
+    target: Tensor,
+    weights: Tensor | None,
+    reweigh: Callable[[Tensor], Tensor] | None,
+) -> _Point:
+    """The same, some windows at a time: columns are worked out again instead of kept.
+
+    Linear parameters are solved, then residuals, then the normal equations.
+    """
+    theta = _solved(form, parts, rows, theta, target, weights)
+    residual = torch.empty_like(target)
+    for part, own, at in parts:
+        signal = form.evaluate(part.t, theta).unsqueeze(1)
+        residual[:, at] = target[:, at] - own(signal, rows)[:, 0]
+    weights = weights if reweigh is None else reweigh(residual)
+    mean, precision = form.prior_mean.to(theta), form.prior_precision.to(theta)
+    gram, right = torch.diag(precision), precision * (mean - theta)
+    energy = prior_energy(form, theta)
+    for part, own, at in parts:
+        jacobian, left = (
+            own(form.jacobian_columns(part.t, theta), rows),
+            residual[:, at],
+        )
+        weighted = jacobian if weights is None else jacobian * weights[:, None, at]
+        square = left.square() if weights is None else left.square() * weights[:, at]
+        gram = gram + weighted @ jacobian.mT
+        right = right + (weighted @ left.unsqueeze(-1)).squeeze(-1)
+        energy = energy + 0.5 * square.sum(-1)
+    return _Point(
+        theta=theta,
+        gram=gram,
+        right=right,
+        energy=energy,
+        residual=residual,
+        weights=weights,
+    )
+
+
+def _solved(
+    form: Form,
+    parts: list[tuple[Record, Features, slice]],
+    rows: Tensor,
+    theta: Tensor,
+    target: Tensor,
+    weights: Tensor | None,
+) -> Tensor:
+    """Theta (Q, P) with the linear parameters solved at the nonlinear ones."""
+    n = form.n_linear
+    if not n:
+        return theta.clone()
+    gram, right = theta.new_zeros(()), theta.new_zeros(())
+    for part, own, at in parts:
+        columns = own(form.linear_columns(part.t, theta[:, n:]), rows)
+        weighted = columns if weights is None else columns * weights[:, None, at]
+        gram = gram + weighted @ columns.mT
+        right = right + (weighted @ target[:, at].unsqueeze(-1)).squeeze(-1)
+    return torch.cat([solve_normal(gram, right), theta[:, n:]], -1)
 
 
 def gauss_newton(
@@ -287,9 +358,40 @@ def moved(form: Form, theta: Tensor, move: Tensor, which: Tensor) -> Tensor:
     return torch.cat([theta[:, :n], clamp(form, theta[:, n:] + step, which)], -1)
 
 
-def gls_features(whitener: MaskedWhitener) -> Features:
+class WhitenedSamples:
     """Features of the stationary Gaussian model: whitened samples, (Q, k, W N)."""
-    return lambda columns, which: whitener.forward(columns, which).flatten(-2)
+
+    def __init__(self, whitener: MaskedWhitener) -> None:
+        self.whitener = whitener
+
+    def __call__(self, columns: Tensor, which: Tensor) -> Tensor:
+        """Features of columns (Q, k, W, N) of the measurements `which`."""
+        return self.whitener.forward(columns, which).flatten(-2)
+
+
+def gls_features(whitener: MaskedWhitener) -> Features:
+    """See `WhitenedSamples`."""
+    return WhitenedSamples(whitener)
+
+
+def _parts(
+    record: Record, features: Features, rows: int
+) -> list[tuple[Record, Features, slice]]:
+    """The windows some at a time, where they are many: layout, features, columns.
+
+    Whitened samples alone are known to be those of their windows.
+    """
+    n_windows, n = record.x.shape[1:]
+    at_once = max(1, SAMPLES_AT_ONCE // (n * rows))
+    if at_once >= n_windows or not isinstance(features, WhitenedSamples):
+        return [(record, features, slice(None))]
+    found = []
+    for begin in range(0, n_windows, at_once):
+        end = min(begin + at_once, n_windows)
+        whitener = features.whitener.windows(begin, end)
+        part = record.windows(slice(begin, end))
+        found.append((part, WhitenedSamples(whitener), slice(begin * n, end * n)))
+    return found
 
 
 def robust_fit(form: Form, record: Record, whitener: MaskedWhitener, start: Fit) -> Fit:
@@ -304,8 +406,8 @@ def robust_fit(form: Form, record: Record, whitener: MaskedWhitener, start: Fit)
     present = record.present.flatten(1)
 
     def weights_of(residual: Tensor, rows: Tensor) -> Tensor:
-        here = _rows(present, rows)
-        return 1.0 / (1.0 + (residual / _cauchy_scale(residual, here)).square())
+        scale = _cauchy_scale(residual, _rows(present, rows))
+        return (residual / scale).square_().add_(1.0).reciprocal_()
 
     active, theta = everyone, start.theta
     weights = weights_of(start.residual, everyone)
@@ -321,7 +423,7 @@ def robust_fit(form: Form, record: Record, whitener: MaskedWhitener, start: Fit)
             weights,
             lambda residual, rows=active: weights_of(residual, rows),
         )
-        if best is None:
+        if best is None or len(active) == len(everyone):
             best = now
         else:
             best.put(active, now, torch.ones_like(now.energy, dtype=torch.bool))
@@ -338,8 +440,11 @@ def robust_fit(form: Form, record: Record, whitener: MaskedWhitener, start: Fit)
     q = clamp(form, best.theta[:, n:], everyone)
     residual, theta = best.residual, torch.cat([best.theta[:, :n], q], -1)
     inflation = _inflation(residual, present, theta.shape[-1])
-    jacobian = features(form.jacobian_columns(record.t, theta), everyone)
-    information = (jacobian @ jacobian.mT) / inflation[:, None, None]
+    information = theta.new_zeros(())
+    for part, own, _ in _parts(record, features, len(everyone)):
+        jacobian = own(form.jacobian_columns(part.t, theta), everyone)
+        information = information + jacobian @ jacobian.mT
+    information = information / inflation[:, None, None]
     information = information + torch.diag(form.prior_precision.to(information))
     covariance = inverse_information(information)
     return Fit(theta, covariance, best.energy, residual)
@@ -359,6 +464,6 @@ def _inflation(residual: Tensor, present: Tensor, n_parameters: int) -> Tensor:
 
 def _cauchy_scale(residual: Tensor, present: Tensor) -> Tensor:
     """Scale c of the Cauchy loss for residuals (Q, C), from their median: (Q, 1)."""
-    magnitude = residual.abs().masked_fill(~present, math.nan)
+    magnitude = residual.abs().masked_fill_(~present, math.nan)
     middle = magnitude.nanmedian(-1, keepdim=True).values
     return CAUCHY_SCALE * MAD_TO_SD * middle.clamp_min(1e-12)

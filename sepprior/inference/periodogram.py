@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from sepprior.inference.record import MaskedWhitener, Record
@@ -95,8 +96,10 @@ def periodogram(
         longer than `SHORT`).
     """
     n_samples = record.x.shape[1] * record.x.shape[2]
-    oversampling = OVERSAMPLING if n_samples <= SHORT else 2
-    size = 2 ** math.ceil(math.log2(oversampling * n_samples))
+    if n_samples <= SHORT:
+        size = 2 ** math.ceil(math.log2(OVERSAMPLING * n_samples))
+    else:
+        size = next_fast_len(2 * n_samples, real=True)
     resolution = record.sample_rate / size
     first, last = math.ceil(fmin / resolution), math.floor(fmax / resolution)
     if last < first:
@@ -231,7 +234,7 @@ def _gram(
     which = torch.tensor([b], device=record.x.device)
     ones = record.present[b].double()[None, None]
     u = _precision_times(whitener, ones, which)[0, 0].flatten()
-    u_hat = torch.fft.rfft(u, size)[bins].conj()
+    u_hat = _sums(u, size, bins)
     total = u.sum()
     if whitener.whitener.taps is not None:
         taps = torch.fft.rfft(whitener.whitener.taps, size)[bins]
@@ -255,15 +258,20 @@ def _gram(
     for row in (~whole).nonzero():
         add(whitener.matrix(b, int(row)), row)
     cross = cross.flatten()
-    h = torch.fft.rfft(diagonals, size)[bins].real.clone()
-    g = torch.fft.rfft(cross, size)[bins].conj()
+    h = _sums(diagonals, size, bins).real.clone()
+    g = _sums(cross, size, bins)
     return _Gram(h, g, u_hat, total)
+
+
+def _sums(values: Tensor, size: int, bins: slice) -> Tensor:
+    """``sum_n exp(+i omega n) values_n`` in the bins alone: the rest is not kept."""
+    return torch.fft.rfft(values, size)[..., bins].conj().clone()
 
 
 def _gain(weighted: Tensor, gram: _Gram, size: int, bins: slice) -> Tensor:
     """Gains (B, F) from P x (B, W, N), some frequencies at a time."""
     flat = weighted.flatten(1)
-    x_hat = torch.fft.rfft(flat, size)[:, bins].conj()
+    x_hat = _sums(flat, size, bins)
     b0 = flat.sum(-1, keepdim=True)
     gain = flat.new_empty(x_hat.shape)
     at_once = max(1, GAINS_AT_ONCE // len(flat))

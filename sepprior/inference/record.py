@@ -7,6 +7,7 @@ B measurements, W windows each, N samples per window.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -143,6 +144,18 @@ class MaskedWhitener:
                 patterns[key] = _Present.of(covariance, flat[row])
             self._factors[row] = patterns[key]
         self.complete = bool(present.all())
+
+    def windows(self, begin: int, end: int) -> MaskedWhitener:
+        """The same for some of the windows."""
+        part = copy.copy(self)
+        part.present = self.present[:, begin:end]
+        whole, count = self.present.shape[1], part.present.shape[1]
+        part._factors = {
+            row // whole * count + row % whole - begin: factor
+            for row, factor in self._factors.items()
+            if begin <= row % whole < end
+        }
+        return part
 
     def forward(self, columns: Tensor, which: Tensor) -> Tensor:
         """Whiten columns (Q, k, W, N) of the measurements `which` (Q,)."""
