@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from scipy.fft import next_fast_len
@@ -99,7 +100,7 @@ def periodogram(
     if n_samples <= SHORT:
         size = 2 ** math.ceil(math.log2(OVERSAMPLING * n_samples))
     else:
-        size = next_fast_len(2 * n_samples, real=True)
+        size = cast(int, next_fast_len(2 * n_samples, real=True))
     resolution = record.sample_rate / size
     first, last = math.ceil(fmin / resolution), math.floor(fmax / resolution)
     if last < first:
