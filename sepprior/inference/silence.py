@@ -31,7 +31,7 @@ def silence_of(
 
     The latent is integrated out by Laplace's method in both, the signal's parameters
     are at their best: twice the gain is asymptotically distributed as in Gaussian noise
-    (Wilks 1938). Where it is beyond doubt it is only known to be at least `CLEAR`.
+    (Wilks 1938). A gain that exceeds `CLEAR` after the first round stays that rough.
 
     Args:
         prior: the noise prior.
