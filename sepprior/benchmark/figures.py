@@ -44,6 +44,9 @@ FEWEST = 8
 """Trials in a bin that are worth a point."""
 COLUMNS = 4
 
+LEGEND_SIZE = 8.5
+"""Size of the letters of legends, points."""
+
 
 def shown_methods(rows: pd.DataFrame, classical: Sequence[str]) -> dict[str, str]:
     """Methods for the figures and their colours: four of the classical, four priors.
@@ -71,7 +74,8 @@ def _panels(
     ]
     columns = min(COLUMNS, len(groups))
     lines = math.ceil(len(groups) / columns)
-    figure = new_figure(2.6 * max(columns, 2), height * lines)
+    # The legend takes its room from a single line of panels.
+    figure = new_figure(2.6 * max(columns, 2), height * lines + 1.0 * (lines == 1))
     grid = figure.subplots(lines, columns, squeeze=False)
     for axes in grid.flat[len(groups) :]:
         axes.set_visible(False)
@@ -99,11 +103,14 @@ def _legend(figure: Figure, colours: dict[str, str]) -> None:
         Line2D([], [], color=colour, lw=1.8, label=name)
         for name, colour in colours.items()
     ]
+    # In ems: handle, gaps, and six tenths for each letter of the longest name.
+    width = 6.0 + 0.6 * max(map(len, colours), default=0)
+    room = figure.get_figwidth() * 72.0 / LEGEND_SIZE
     figure.legend(
         handles=handles,
         loc="outside upper left",
-        ncols=min(5, len(handles)),
-        fontsize=8.5,
+        ncols=max(1, min(5, len(handles), int(room / width))),
+        fontsize=LEGEND_SIZE,
         frameon=False,
         labelcolor=INK,
     )
