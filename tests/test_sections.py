@@ -101,6 +101,23 @@ def test_long_measurements_get_the_same_outcome_either_way(amplitude, monkeypatc
         assert float(apart.signal_gain) > 50.0
 
 
+def test_a_long_measurement_ignores_the_rest_of_the_batch(monkeypatch):
+    monkeypatch.setattr(pipeline, "LONG", 4)
+    prior, _, covariance = linear_prior()
+    records = [
+        long_measurement(covariance, gaps=False, amplitude=a, seed=s)
+        for a, s in ((0.1, 0), (AMPLITUDE, 1))
+    ]
+    x = torch.cat([record.x.flatten(1) for record in records])
+    band = {"fmin": 1.0, "fmax": 5.0}
+    both = sepprior.separate(x.numpy(), prior, **band)
+    alone = sepprior.separate(x[1].numpy(), prior, **band)
+    frequency = both.parameters["frequency"]
+    assert frequency.value[1] == pytest.approx(alone.parameters["frequency"].value)
+    gain = both.diagnostics["loglik_gain"][1]
+    assert gain == pytest.approx(alone.diagnostics["loglik_gain"])
+
+
 def test_a_long_measurement_converges_under_the_bundled_prior():
     """70 windows: the solver for all windows at once ends before it has converged."""
     prior = sepprior.load_prior(BUNDLED)

@@ -322,8 +322,10 @@ def _in_sections(
     """Long measurements, one after the other, from the starts that may be right."""
     record = outcome.record
     alike = alike_within(form, outcome.gls)
+    first_draws = generator.get_state()
     rows = []
     for b in range(len(record.x)):
+        generator.set_state(first_draws)  # whatever else is in the batch
         one = slice(b, b + 1)
         tried: list[LongFit] = []
         for start in starts[:MOST_LONG_STARTS]:
@@ -343,7 +345,9 @@ def _in_sections(
                 )
             )
         best = min(tried, key=lambda found: float(found.fit.energy))
-        agreement = torch.full_like(best.volume, 1.0 / len(tried))
+        places = torch.cat([f.fit.theta[:, form.n_linear :] for f in tried])
+        close = (places - best.fit.theta[:, form.n_linear :]).abs() < alike[one]
+        agreement = close.all(-1).double().mean(0, keepdim=True)
         rows.append(
             _Found(best.fit, best.marginal, best.conditional, best.volume, agreement)
         )

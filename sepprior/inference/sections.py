@@ -117,9 +117,9 @@ def fit_sections(
             share *= 0.25  # uphill: a shorter step from the best point
         if curvature is None:
             curvature = _curvature(prior, sections, *best[:2], form=form)
-        step = share * solve_normal(curvature.freed, right)
-        promised = 0.5 * (step * right).sum(-1)
-        small = promised < NEGLIGIBLE
+        whole = solve_normal(curvature.freed, right)
+        step, promised = share * whole, 0.5 * share * (whole * right).sum(-1)
+        small = 0.5 * (whole * right).sum(-1) < NEGLIGIBLE
         if bool(small) and surprise < 2 * slack:
             break
         q = moved(form, best[0], step, everyone)[:, n:]

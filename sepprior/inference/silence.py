@@ -110,7 +110,9 @@ def silence_of_long(
     size, covariance = fit.theta[:, linear], marginal[:, linear, linear]
     wald = 0.5 * (size * torch.linalg.solve(covariance, size)).sum(-1)
     gains = []
+    first_draws = generator.get_state()
     for b, start in enumerate(_mean(record).split(1)):
+        generator.set_state(first_draws)
         if float(wald[b]) > CLEAR:
             gains.append(wald[b : b + 1])
             continue
