@@ -13,8 +13,10 @@ from scipy import stats
 from scipy.linalg import block_diag
 from scipy.optimize import curve_fit
 
-from sepprior import signals, transforms
+import sepprior
+from sepprior import separation, signals, transforms
 from sepprior.errors import SeppriorError
+from sepprior.inference import least_squares
 from sepprior.inference import record as record_module
 from sepprior.inference.least_squares import (
     gauss_newton,
@@ -27,6 +29,7 @@ from sepprior.inference.least_squares import (
 from sepprior.inference.periodogram import Periodogram, periodogram
 from sepprior.inference.record import MaskedWhitener, lay_out, unlay
 from sepprior.inference.starts import gls_starts
+from sepprior.priors import GaussianPrior
 from sepprior.signals import Geometry, Sinusoids
 from sepprior.signals.form import clamp
 from sepprior.transforms import Whitener, toeplitz
@@ -703,3 +706,38 @@ def test_the_pulls_are_standard_normal(pulls):
     for k in range(4):
         assert stats.kstest(pulls[:, k], "norm").pvalue > 1e-4
         assert stats.kstest(2.0 * pulls[:, k], "norm").pvalue < 1e-4
+
+
+@pytest.mark.parametrize("signal", ["sinusoid", "chirp"])
+def test_many_windows_at_a_time_or_few_give_the_same_fit(signal, monkeypatch):
+    """Two measurements with different gaps, all 30 windows together or 3 at a time."""
+    lag = torch.arange(300, dtype=torch.float64)
+    prior = GaussianPrior(0.09 * 0.8**lag, level=0.1, sample_rate=30.0)
+    rng = np.random.default_rng(0)
+    t = np.arange(9000) / 30.0
+    x = np.sin(2 * np.pi * 1.3 * t + 0.3) + 0.3 * rng.standard_normal((2, 9000))
+    x[:, 500:700] = np.nan
+    x[1, 4000:4100] = np.nan
+
+    def fitted():
+        return sepprior.separate(x, prior, signal=signal, fmin=1.0, fmax=2.0)
+
+    whole = fitted()
+    calls = []
+    windows = MaskedWhitener.windows
+
+    def counted(self, begin, end):
+        calls.append((begin, end))
+        return windows(self, begin, end)
+
+    monkeypatch.setattr(MaskedWhitener, "windows", counted)
+    monkeypatch.setattr(least_squares, "SAMPLES_AT_ONCE", 2000)
+    monkeypatch.setattr(separation, "BAND_SAMPLES", 2000)
+    parts = fitted()
+    assert (27, 30) in calls
+    for name in ("covariance", "signal", "signal_band", "whitened"):
+        ours, theirs = getattr(parts, name), getattr(whole, name)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9)
+    for name, robust in whole.baselines["robust"].items():
+        ours = parts.baselines["robust"][name]
+        np.testing.assert_allclose(ours.value, robust.value, rtol=1e-6, atol=1e-8)

@@ -221,10 +221,8 @@ def _linearise_parts(
     gram, right = torch.diag(precision), precision * (mean - theta)
     energy = prior_energy(form, theta)
     for part, own, at in parts:
-        jacobian, left = (
-            own(form.jacobian_columns(part.t, theta), rows),
-            residual[:, at],
-        )
+        jacobian = own(form.jacobian_columns(part.t, theta), rows)
+        left = residual[:, at]
         weighted = jacobian if weights is None else jacobian * weights[:, None, at]
         square = left.square() if weights is None else left.square() * weights[:, at]
         gram = gram + weighted @ jacobian.mT
