@@ -80,6 +80,8 @@ class Fidelity:
         nll_gain: `nll_gaussian - nll`; positive where the prior knows more.
         nll_gain_stderr: its standard error over windows.
         curves: arrays for the figure.
+        step: of the converter that the real noise was recorded with, data units; None
+            where it shows none. Generated noise is compared rounded to it.
     """
 
     prior_name: str
@@ -92,6 +94,7 @@ class Fidelity:
     nll_gain: float
     nll_gain_stderr: float
     curves: dict[str, np.ndarray]
+    step: float | None = None
 
     @property
     def faithful(self) -> bool:
@@ -135,6 +138,7 @@ class Fidelity:
             f"Gaussian {self.nll_gaussian:.4f}, "
             f"gain {round(self.nll_gain, 4) + 0.0:+.4f} +/- {self.nll_gain_stderr:.4f}",
             *self._information_lines(),
+            *self._rounding_lines(),
             "",
             self.verdict,
         ]
@@ -157,6 +161,15 @@ class Fidelity:
             f"{frequency[best]:.4g} Hz (errors shrink by the square root)",
         ]
 
+    def _rounding_lines(self) -> list[str]:
+        """That the recording is coarse, where it is."""
+        if self.step is None:
+            return []
+        return [
+            f"the recording is in steps of {self.step:.4g}: generated noise is rounded "
+            "to them before it is compared",
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON, without the curves; numbers not finite become None."""
         return {
@@ -164,6 +177,7 @@ class Fidelity:
             "n_windows": self.n_windows,
             "window": self.window,
             "sample_rate": self.sample_rate,
+            "quantisation_step": self.step,
             "faithful": self.faithful,
             "verdict": self.verdict,
             "heldout_nll": _finite(self.nll),
@@ -221,6 +235,10 @@ def inspect_prior(
     """
     real = _checked(windows, prior.window)
     generated = _draw(prior, len(real), seed=seed)
+    grid = measures.quantisation(real)
+    if grid is not None:
+        # Both, so that what is equal is so to the last bit.
+        real, generated = (_rounded(x, *grid) for x in (real, generated))
     pair = Comparison.of(real, generated, sample_rate=prior.sample_rate)
     nll = _heldout_nll(prior, real)
     autocovariance = np.asarray(prior.autocovariance.detach().cpu(), dtype=np.float64)
@@ -248,6 +266,7 @@ def inspect_prior(
         nll_gain=float(gain.mean()),
         nll_gain_stderr=float(gain.std(ddof=1)) / math.sqrt(len(real)),
         curves=_curves(pair) | _information(prior),
+        step=None if grid is None else grid[1],
     )
 
 
@@ -292,6 +311,11 @@ def _draw(prior: InspectablePrior, n: int, *, seed: int) -> np.ndarray:
             "its training has diverged, train it again"
         )
     return generated
+
+
+def _rounded(values: np.ndarray, offset: float, step: float) -> np.ndarray:
+    """The nearest points of a grid."""
+    return offset + step * np.round((values - offset) / step)
 
 
 def _heldout_nll(prior: InspectablePrior, real: np.ndarray) -> np.ndarray:

@@ -175,6 +175,24 @@ def spectral_per_sample_loss(fake: Tensor, log_mean_real: Tensor) -> Tensor:
     return (torch.log(periodogram(fake) + 1e-12) - log_mean_real).abs().mean()
 
 
+def amplitude_loss(samples: Tensor, quantiles: Tensor) -> Tensor:
+    """Distance of the distribution of samples from that of the recording.
+
+    ``mean |x_(i) - q_i| + mean (x_(i) - q_i)^2``, with the samples in order: the
+    Wasserstein-1 and the squared Wasserstein-2 distance (Peyre and Cuturi 2019, remark
+    2.28). The first minds the bulk of the samples, the second rare large ones.
+
+    Args:
+        samples: M generated samples, any shape.
+        quantiles: the recording's at probabilities ``(i + 1/2) / M``, ascending, (M,).
+
+    Returns:
+        Scalar, in units of the samples.
+    """
+    difference = samples.flatten().sort().values - quantiles
+    return difference.abs().mean() + difference.square().mean()
+
+
 def spectrum_distance_db(power: Tensor, reference: Tensor) -> float:
     """Root mean square over frequency of the ratio of two mean spectra (F,), dB.
 

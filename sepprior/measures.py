@@ -21,6 +21,8 @@ SPECKLE_SPREAD_GAUSSIAN = 10 / math.log(10) * math.pi / math.sqrt(6)  # 5.57 dB
 
 _AVERAGES_PER_BAND = 200  # periodogram ordinates averaged per band: 0.3 dB of scatter
 _PHASE_BINS = 8  # positions modulo the hop are pooled into as many bins
+_VALUES_PER_LEVEL = 10  # values per different value in recordings of few levels
+_OFF_GRID = 0.1  # steps by which a value on a grid may be off
 _EDGE_BINS = 2  # at both ends of the spectrum the taper mixes bins: not exponential
 _MAX_AMPLITUDES = 65536  # samples compared in the amplitude distribution
 _MAX_DENSE = 2048  # longest window whose covariance is factored in full
@@ -43,6 +45,24 @@ def periodograms(windows: np.ndarray, *, sample_rate: float = 1.0) -> np.ndarray
     power /= sample_rate * (taper**2).sum()
     power[:, 1 : (n_samples + 1) // 2] *= 2  # the negative frequencies
     return power
+
+
+def quantisation(values: np.ndarray) -> tuple[float, float] | None:
+    """The grid that recorded values lie on, as offset and step, or None.
+
+    Values from a converter are multiples of its step, but for rounding in a file.
+
+    Args:
+        values: any shape, data units.
+    """
+    levels = np.unique(values)
+    if len(levels) < 2 or len(levels) > values.size / _VALUES_PER_LEVEL:
+        return None
+    gaps = np.diff(levels)
+    number = np.concatenate([[0], np.cumsum(np.round(gaps / gaps.min()))])
+    step, offset = np.polyfit(number, levels, 1)
+    away = np.abs(levels - (offset + step * number)).max()
+    return (float(offset), float(step)) if away < _OFF_GRID * step else None
 
 
 def band_ratio_db(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -77,11 +77,11 @@ class Separation:
         parameters: estimates by name: `amplitude`, `frequency` (Hz), `phase` (rad),
             `bias`; with several components `amplitude_1`, `frequency_1`, ...
         covariance: (B, P, P), of the parameters in the order of `parameters`.
-        time: (N,) seconds.
+        sample_rate: Hz.
         measurement: (B, N) as given; NaN marks a gap.
         signal: (B, N) the fitted signal `s(t; theta)`.
-        noise: (B, N) the measurement minus the signal.
-        residual: (B, N) the noise minus the coherent part that the prior decodes.
+        coherent: (B, N) the coherent part of the noise that the prior decodes, its
+            mean level included.
         whitened: (B, N) the residual whitened by the prior: unit variance and white
             when the prior describes this noise.
         signal_band: (B, N) one standard deviation of the fitted signal.
@@ -97,11 +97,10 @@ class Separation:
 
     parameters: dict[str, Parameter]
     covariance: np.ndarray
-    time: np.ndarray
+    sample_rate: float
     measurement: np.ndarray
     signal: np.ndarray
-    noise: np.ndarray
-    residual: np.ndarray
+    coherent: np.ndarray
     whitened: np.ndarray
     signal_band: np.ndarray
     spectrum_frequency: np.ndarray
@@ -111,6 +110,21 @@ class Separation:
     diagnostics: dict[str, Any]
     prior_info: dict[str, Any]
     samples: Samples | None = None
+
+    @property
+    def time(self) -> np.ndarray:
+        """Times of the samples, (N,), s from the first."""
+        return np.arange(self.measurement.shape[-1]) / self.sample_rate
+
+    @property
+    def noise(self) -> np.ndarray:
+        """The measurement minus the signal, (B, N)."""
+        return self.measurement - self.signal
+
+    @property
+    def residual(self) -> np.ndarray:
+        """The noise minus its coherent part, (B, N)."""
+        return self.noise - self.coherent
 
     @property
     def is_batch(self) -> bool:
@@ -124,7 +138,8 @@ class Separation:
     def __repr__(self) -> str:
         """Short: the parameters of a single measurement, or the size of a batch."""
         if self.is_batch:
-            return f"Separation({len(self)} measurements of {len(self.time)} samples)"
+            samples = self.measurement.shape[-1]
+            return f"Separation({len(self)} measurements of {samples} samples)"
         fits = ", ".join(f"{k}={_short(p)}" for k, p in self.parameters.items())
         return f"Separation({fits}, status={self.status!r})"
 
@@ -236,8 +251,7 @@ _BATCHED_ARRAYS = (
     "covariance",
     "measurement",
     "signal",
-    "noise",
-    "residual",
+    "coherent",
     "whitened",
     "signal_band",
     "spectrum_loglik",

@@ -25,6 +25,7 @@ from sepprior.inference.detection import (
     no_signal_energy,
     null_gains,
 )
+from sepprior.inference.least_squares import SAMPLES_AT_ONCE
 from sepprior.inference.pipeline import N_PEAKS, Outcome, analyse
 from sepprior.inference.record import Record, lay_out, unlay
 from sepprior.inference.sampling import well_sampled
@@ -40,8 +41,6 @@ from sepprior.status import FOREIGN, describe
 
 BATCH_WINDOWS = 512
 """Windows worked on at a time; memory is bounded by it."""
-BAND_SAMPLES = 2**21
-"""Samples whose bands are worked on at a time."""
 LEAST_GAIN = 0.05
 """Nats per sample below which a prior's lead cannot prove that the noise is its own."""
 NO_DETECTION = 0.01
@@ -235,16 +234,18 @@ def _describe(
         chosen = joint.where(used, gls)
         theta = _pick(used, outcome.joint.theta, theta)
         raw = _pick(used, outcome.joint.covariance, raw)
-    signal = form.evaluate(record.t, theta)
-    band = _band(record, form, theta, raw)
+    signal, band = _signal(record, form, theta, raw)
     drawn = {}
     if bars.method != "laplace":
         found = error_bars.sampled(prior, outcome, form, used, bars)
         chosen, signal, band = found.intervals, found.signal, found.band.flatten(1)
         drawn = {"draws": found.draws, "rhat": found.rhat, "ess": found.ess}
         drawn["well_sampled"] = well_sampled(found.rhat, found.ess)
-    white = _pick(used, outcome.standardised.flatten(1), outcome.gls.residual)
-    coherent = outcome.coherent * used[:, None, None]
+    # Nothing the length of the measurements is made that was not needed.
+    white, coherent = outcome.gls.residual, outcome.coherent
+    if outcome.joint is not None:
+        white = _pick(used, outcome.standardised.flatten(1), white)
+        coherent = coherent * used[:, None, None]
     n_present = record.present.flatten(1).sum(-1)
     freedom = (n_present - theta.shape[1]).clamp_min(1)
     assert outcome.periodogram is not None
@@ -282,7 +283,7 @@ def _describe(
         "absorption": outcome.absorption,
         "agreement": outcome.agreement,
         "converged": outcome.converged,
-        "chi_square": white.square().sum(-1) / freedom,
+        "chi_square": torch.linalg.vector_norm(white, dim=-1).square() / freedom,
         "novelty": novelty_p,
         "best_gain": best,
         "alarm": alarm,
@@ -293,15 +294,20 @@ def _describe(
     }
 
 
-def _band(record: Record, form: Form, theta: Tensor, covariance: Tensor) -> Tensor:
-    """One standard deviation of the signal, (B, W N)."""
-    rows = []
-    at_once = max(1, BAND_SAMPLES // record.x[:, 0].numel())
-    for t in record.t.split(at_once):
-        jacobian = form.jacobian_columns(t, theta).flatten(2)
-        square = torch.einsum("bin,bij,bjn->bn", jacobian, covariance, jacobian)
-        rows.append(square.clamp_min(0).sqrt())
-    return torch.cat(rows, 1)
+def _signal(
+    record: Record, form: Form, theta: Tensor, covariance: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The signal (B, W, N), and one standard deviation of it (B, W N)."""
+    signal, band = torch.empty_like(record.x), torch.empty_like(record.x)
+    at_once = max(1, SAMPLES_AT_ONCE // record.x[:, 0].numel())
+    for begin in range(0, record.x.shape[1], at_once):
+        here = slice(begin, begin + at_once)
+        t = record.windows(here).t
+        signal[:, here] = form.evaluate(t, theta)
+        jacobian = form.jacobian_columns(t, theta)
+        square = torch.einsum("biwn,bij,bjwn->bwn", jacobian, covariance, jacobian)
+        band[:, here] = square.clamp_min(0).sqrt()
+    return signal, band.flatten(1)
 
 
 def _pick(which: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -334,8 +340,8 @@ def _assemble(
     def table(key: str) -> dict[str, Parameter]:
         return _parameters(names, *intervals(key))
 
-    signal, present = joined("signal"), joined("present")
-    noise = data - signal
+    white = joined("white")
+    white[~joined("present")] = np.nan
     used, novel = joined("used"), joined("novelty")
     diagnostics: dict[str, Any] = {
         "method": np.where(used, prior.name, "gls"),
@@ -380,12 +386,11 @@ def _assemble(
     result = Separation(
         parameters=table("chosen"),
         covariance=intervals("chosen")[1],
-        time=np.arange(data.shape[1]) / rate,
+        sample_rate=rate,
         measurement=data,
-        signal=signal,
-        noise=noise,
-        residual=noise - prior.level - joined("coherent"),
-        whitened=np.where(present, joined("white"), np.nan),
+        signal=joined("signal"),
+        coherent=_plus(joined("coherent"), prior.level),
+        whitened=white,
         signal_band=joined("band"),
         spectrum_frequency=parts[0]["frequency"].cpu().numpy(),
         spectrum_loglik=joined("spectrum"),
@@ -396,6 +401,13 @@ def _assemble(
         samples=samples,
     )
     return result.select(0) if single else result
+
+
+def _plus(waves: np.ndarray, level: float) -> np.ndarray:
+    """Waves (B, N) on a level; one number seen B N times where there are no waves."""
+    if not any(waves.strides):
+        return np.broadcast_to(np.float64(level), waves.shape)
+    return waves + level
 
 
 def _parameters(

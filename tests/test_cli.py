@@ -116,7 +116,7 @@ def calls(monkeypatch):
 
     def stand_in(x, prior, **options):
         made.append(SimpleNamespace(x=x, prior=prior, **options))
-        n, length = x.shape
+        n = len(x)
         one = np.ones(n)
         values = dict(zip(NAMES, (one, 1.5 * one, 0 * one, x.mean(1)), strict=True))
         parameters = {
@@ -126,11 +126,10 @@ def calls(monkeypatch):
         return Separation(
             parameters=parameters,
             covariance=np.tile(np.eye(4), (n, 1, 1)),
-            time=np.arange(length) / options["sample_rate"],
+            sample_rate=options["sample_rate"],
             measurement=x,
             signal=0 * x,
-            noise=x,
-            residual=x,
+            coherent=0 * x,
             whitened=x,
             signal_band=0 * x,
             spectrum_frequency=np.arange(3.0),

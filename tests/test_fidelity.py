@@ -324,6 +324,34 @@ def test_a_hop_that_is_no_power_of_two_comes_from_the_prior():
     assert "every 12 samples" in found.measures["hop_variance"].title
 
 
+def test_the_grid_of_a_converter_is_found():
+    values = np.round(np.random.default_rng(0).normal(size=4000) * 5)
+    # Multiples of 0.0610352, as a file with four decimals has them.
+    assert measures.quantisation(np.round(0.0610352 * values + 0.3, 4)) == (
+        pytest.approx((0.0610352 * values.min() + 0.3, 0.0610352), rel=1e-3)
+    )
+    assert measures.quantisation(np.random.default_rng(0).normal(size=4000)) is None
+    uneven = np.array([0.0, 1.0, 2.5])[np.arange(3000) % 3]
+    assert measures.quantisation(uneven) is None
+
+
+def test_rounded_recordings_are_compared_with_rounded_noise():
+    """Steps of a standard deviation. The control hides them, and is told apart."""
+
+    def rounded(rng, n):
+        return 0.3 * np.round(white(rng, n) / 0.3)
+
+    found = inspect(white, rounded)
+    assert found.step == pytest.approx(0.3)
+    assert found.faithful, found.verdict
+    assert "in steps of 0.3:" in found.report()
+    assert found.to_dict()["quantisation_step"] == pytest.approx(0.3)
+    control = inspect(white, lambda rng, n: rounded(rng, n) + 1e-5 * rng.random((n, N)))
+    assert control.step is None
+    assert "in steps" not in control.report()
+    assert "kolmogorov_smirnov" in broken(control)
+
+
 def test_likelihood_is_compared_with_the_gaussian_one():
     tie, worse, better = (
         inspect(white, white, n=50, excess=e) for e in (0.0, 0.05, -0.05)

@@ -17,17 +17,18 @@ import sepprior
 from sepprior import separation, signals, transforms
 from sepprior.errors import SeppriorError
 from sepprior.inference import least_squares
+from sepprior.inference import periodogram as periodogram_module
 from sepprior.inference import record as record_module
 from sepprior.inference.least_squares import (
     gauss_newton,
     gls_features,
     inverse_information,
     linear_fit,
-    robust_fit,
     solve_normal,
 )
 from sepprior.inference.periodogram import Periodogram, periodogram
 from sepprior.inference.record import MaskedWhitener, lay_out, unlay
+from sepprior.inference.robust import robust_fit
 from sepprior.inference.starts import gls_starts
 from sepprior.priors import GaussianPrior
 from sepprior.signals import Geometry, Sinusoids
@@ -252,6 +253,16 @@ def test_gains_are_those_of_whitened_linear_fits(n, window, gapped, monkeypatch)
     # Neighbouring frequencies tell apart what is compared.
     other = brute_force_gain(record, r, float(spectrum.frequency[near + 3]))
     assert abs(other / float(spectrum.gain[0, near]) - 1) > 1e-3
+
+
+def test_fourier_sums_of_long_records_are_put_together_exactly(monkeypatch):
+    values = torch.from_numpy(np.random.default_rng(3).standard_normal((2, 5000)))
+    size, bins = 16 * 640, slice(3, 5100)
+    whole = periodogram_module._sums(values, size, bins)
+    monkeypatch.setattr(periodogram_module, "SHORT", 1000)
+    monkeypatch.setattr(periodogram_module, "GAINS_AT_ONCE", 777)
+    parts = periodogram_module._sums(values, size, bins)
+    np.testing.assert_allclose(parts, whole, atol=1e-10)
 
 
 def test_unweighted_gains_are_not_the_same():
@@ -732,7 +743,7 @@ def test_many_windows_at_a_time_or_few_give_the_same_fit(signal, monkeypatch):
 
     monkeypatch.setattr(MaskedWhitener, "windows", counted)
     monkeypatch.setattr(least_squares, "SAMPLES_AT_ONCE", 2000)
-    monkeypatch.setattr(separation, "BAND_SAMPLES", 2000)
+    monkeypatch.setattr(separation, "SAMPLES_AT_ONCE", 2000)
     parts = fitted()
     assert (27, 30) in calls
     for name in ("covariance", "signal", "signal_band", "whitened"):

@@ -37,11 +37,10 @@ def separation(n_batch: int | None = None) -> Separation:
     return Separation(
         parameters=parameters(n_batch),
         covariance=rng.standard_normal((*lead, 4, 4)),
-        time=np.arange(N) / 10,
+        sample_rate=10.0,
         measurement=x,
         signal=s,
-        noise=x - s,
-        residual=x - s - m,
+        coherent=m,
         whitened=rng.standard_normal((*lead, N)),
         signal_band=np.full((*lead, N), 0.1),
         spectrum_frequency=np.linspace(1, 2, F),

@@ -11,11 +11,18 @@ import sepprior
 from sepprior.inference import pipeline, sections
 from sepprior.inference.detection import no_signal_energy
 from sepprior.inference.pipeline import analyse
-from sepprior.inference.record import MaskedWhitener, Record, lay_out
+from sepprior.inference.record import MaskedWhitener, lay_out
 from sepprior.inference.sections import fit_sections
 from sepprior.inference.starts import gls_starts
 from sepprior.transforms import Whitener
-from tests.test_joint import RATE, N, exact_gls, form_for, linear_prior
+from tests.test_joint import (
+    RATE,
+    N,
+    TimedRecord,
+    exact_gls,
+    form_for,
+    linear_prior,
+)
 
 BUNDLED = Path(sepprior.__file__).parent / "data_files" / "example_prior.safetensors"
 W = 7
@@ -41,7 +48,8 @@ def as_one_window(record, covariance):
     whole = torch.block_diag(*[covariance] * W)[kept][:, kept]
     present = torch.ones((1, 1, len(whole)), dtype=torch.bool)
     x, t = record.x.flatten(1)[:, kept], record.t.flatten()[kept]
-    return Record(x[:, None], present, t[None], record.length, RATE), whole
+    timed = TimedRecord(x[:, None], present, record.length, RATE, times=t[None])
+    return timed, whole
 
 
 def gls_of(prior, record):

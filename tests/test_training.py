@@ -21,7 +21,7 @@ from sepprior.data import (
 )
 from sepprior.errors import SeppriorError
 from sepprior.priors import GaussianPrior, Prior, SpecGANPrior, beats_gaussian
-from sepprior.training import contract, resume_path, train, train_noise
+from sepprior.training import contract, moments, resume_path, train, train_noise
 from sepprior.training import train as train_function
 from sepprior.training.gan import SpecGANTrainer
 from sepprior.training.noise_model import NoiseModel
@@ -414,6 +414,30 @@ def test_moments_are_those_of_the_whitened_noise(recording):
     np.testing.assert_allclose(power[:-1], 1.0, atol=0.25)
     sd = model.log_sd_power[:-1].numpy()
     np.testing.assert_allclose(sd, math.pi / math.sqrt(6), atol=0.25)
+
+
+def test_the_amplitude_term_is_small_for_the_recording_itself(recording):
+    """Batches of 64 windows: the recording's own, and the same a fifth louder."""
+    config = dataclasses.replace(TINY, batch=64, amplitude_weight=1.0)
+    model = trainer_of(recording, config).model
+    white, _ = model.crops()
+    own = float(model.amplitude_term(white))
+    loud = float(model.amplitude_term(1.2 * white))
+    assert own < 0.05
+    # E |0.2 x| + E (0.2 x)^2 of a standard normal variable.
+    assert loud == pytest.approx(0.2 * math.sqrt(2 / math.pi) + 0.04, abs=0.06)
+    assert trainer_of(recording, change(amplitude_weight=0.0)).model.quantiles is None
+
+
+def test_quantiles_of_long_windows_are_those_of_a_part(monkeypatch):
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 500)))
+    whole = moments.sample_quantiles(iter([x]), 9, sd=2.0)
+    expected = np.quantile(x / 2.0, (np.arange(9) + 0.5) / 9)
+    np.testing.assert_allclose(whole, expected, atol=1e-3)
+    monkeypatch.setattr(moments, "MOST_SAMPLES", moments.MOST_WINDOWS * 100)
+    part = moments.sample_quantiles(iter([x]), 9, sd=2.0)
+    assert not torch.equal(part, whole)
+    np.testing.assert_allclose(part, expected, atol=0.05)
 
 
 def test_leftover_is_what_least_squares_leaves(recording):

@@ -17,6 +17,8 @@ class SpecGANConfig(AdversarialConfig):
         model: Always "specgan".
         channels: "complex" decodes z into a complex mean and a log-scale per
             time-frequency bin; "magnitude" is the published single log-magnitude.
+        amplitude_weight: Weight of the distance between the distributions of generated
+            and recorded samples.
         likelihood_weight: Weight of the conditional Gaussian's likelihood.
         warmup_steps: Steps at the start that train without the critic.
         warmup_learning_rate: Step size of Adam at the start, which falls to
@@ -31,8 +33,10 @@ class SpecGANConfig(AdversarialConfig):
     """
 
     model: Literal["specgan"] = "specgan"
-    steps: int = 6600
+    steps: int = 6300
+    ema: float = 0.99
     channels: Literal["complex", "magnitude"] = "complex"
+    amplitude_weight: float = 30.0
     likelihood_weight: float = 100.0
     warmup_steps: int = 6000
     warmup_learning_rate: float = 2e-3
@@ -45,4 +49,5 @@ class SpecGANConfig(AdversarialConfig):
         check_range("warmup_steps", self.warmup_steps, 0, None)
         check_fraction("warmup_learning_rate", self.warmup_learning_rate, zero=False)
         check_range("flow_layers", self.flow_layers, 0, 64)
+        check_range("amplitude_weight", self.amplitude_weight, 0.0, None)
         check_range("likelihood_weight", self.likelihood_weight, 0.0, None)

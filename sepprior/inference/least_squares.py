@@ -1,4 +1,4 @@
-"""Weighted Gauss-Newton for the signal's parameters, batched; GLS and robust fits.
+"""Weighted Gauss-Newton for the signal's parameters, batched; GLS.
 
 theta is that of a form of signal, the linear parameters first; see
 `sepprior.signals.form`. Q problems, P parameters, L of them linear.
@@ -6,7 +6,6 @@ theta is that of a form of signal, the linear parameters first; see
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +16,6 @@ from torch import Tensor
 from sepprior.inference.record import MaskedWhitener, Record
 from sepprior.signals.form import Form, bounds_of, clamp, prior_energy
 
-ROBUST_STEPS = 20
-CAUCHY_SCALE = 2.385
-"""Scale, in robust standard deviations, of 95 % efficiency in Gaussian noise."""
-MAD_TO_SD = 1.4826
 DAMPING = 3.0
 """First damping of a step that went uphill: a quarter of it is left."""
 RELAXATION = 0.1
@@ -28,10 +23,8 @@ RELAXATION = 0.1
 NEGLIGIBLE_DAMPING = 0.05
 NEGLIGIBLE = 1e-12
 """Nats: a step that gains less is one of some 1e-6 standard errors."""
-NEGLIGIBLE_ROBUST = 1e-10
-"""The same for re-weighted steps, which become shorter by a constant factor."""
 
-SAMPLES_AT_ONCE = 2**21
+SAMPLES_AT_ONCE = 2**17
 """Samples of all problems that are worked on together; memory is bounded by it."""
 
 Features = Callable[[Tensor, Tensor], Tensor]
@@ -100,7 +93,7 @@ def linear_fit(
         return nonlinear
     theta = torch.cat([nonlinear.new_zeros(len(rows), form.n_linear), nonlinear], -1)
     return _solved(
-        form, _parts(record, features, len(rows)), rows, theta, target, weights
+        form, parts_of(record, features, len(rows)), rows, theta, target, weights
     )
 
 
@@ -157,16 +150,12 @@ def _linearise(
     theta: Tensor,
     target: Tensor,
     weights: Tensor | None,
-    reweigh: Callable[[Tensor], Tensor] | None = None,
 ) -> _Point:
-    """Solve the linear parameters at theta's nonlinear ones, and linearise there.
-
-    With `reweigh` the weights of the linearisation follow from the residual.
-    """
+    """Solve the linear parameters at theta's nonlinear ones, and linearise there."""
     n = form.n_linear
-    parts = _parts(record, features, len(rows))
+    parts = parts_of(record, features, len(rows))
     if len(parts) > 1:
-        return _linearise_parts(form, parts, rows, theta, target, weights, reweigh)
+        return _linearise_parts(form, parts, rows, theta, target, weights)
     if n:
         columns = features(form.linear_columns(record.t, theta[:, n:]), rows)
         linear = _solve_linear(columns, target, weights)
@@ -183,7 +172,6 @@ def _linearise(
         signal = form.evaluate(record.t, theta).unsqueeze(1)
         residual = target - features(signal, rows)[:, 0]
         jacobian = features(form.jacobian_columns(record.t, theta), rows)
-    weights = weights if reweigh is None else reweigh(residual)
     weighted = jacobian if weights is None else jacobian * weights.unsqueeze(1)
     mean, precision = form.prior_mean.to(theta), form.prior_precision.to(theta)
     square = residual.square() if weights is None else residual.square() * weights
@@ -200,12 +188,11 @@ def _linearise(
 
 def _linearise_parts(
     form: Form,
-    parts: list[tuple[Record, Features, slice]],
+    parts: list[Part],
     rows: Tensor,
     theta: Tensor,
     target: Tensor,
     weights: Tensor | None,
-    reweigh: Callable[[Tensor], Tensor] | None,
 ) -> _Point:
     """The same, some windows at a time: columns are worked out again instead of kept.
 
@@ -213,18 +200,19 @@ def _linearise_parts(
     """
     theta = _solved(form, parts, rows, theta, target, weights)
     residual = torch.empty_like(target)
-    for part, own, at in parts:
-        signal = form.evaluate(part.t, theta).unsqueeze(1)
-        residual[:, at] = target[:, at] - own(signal, rows)[:, 0]
-    weights = weights if reweigh is None else reweigh(residual)
+    for part in parts:
+        signal = form.evaluate(part.record.t, theta).unsqueeze(1)
+        residual[:, part.at] = target[:, part.at] - part.features(signal, rows)[:, 0]
     mean, precision = form.prior_mean.to(theta), form.prior_precision.to(theta)
     gram, right = torch.diag(precision), precision * (mean - theta)
     energy = prior_energy(form, theta)
-    for part, own, at in parts:
-        jacobian = own(form.jacobian_columns(part.t, theta), rows)
-        left = residual[:, at]
-        weighted = jacobian if weights is None else jacobian * weights[:, None, at]
-        square = left.square() if weights is None else left.square() * weights[:, at]
+    for part in parts:
+        jacobian = part.features(form.jacobian_columns(part.record.t, theta), rows)
+        left = residual[:, part.at]
+        weighted, square = jacobian, left.square()
+        if weights is not None:
+            weighted = jacobian * weights[:, None, part.at]
+            square = square * weights[:, part.at]
         gram = gram + weighted @ jacobian.mT
         right = right + (weighted @ left.unsqueeze(-1)).squeeze(-1)
         energy = energy + 0.5 * square.sum(-1)
@@ -240,7 +228,7 @@ def _linearise_parts(
 
 def _solved(
     form: Form,
-    parts: list[tuple[Record, Features, slice]],
+    parts: list[Part],
     rows: Tensor,
     theta: Tensor,
     target: Tensor,
@@ -251,11 +239,11 @@ def _solved(
     if not n:
         return theta.clone()
     gram, right = theta.new_zeros(()), theta.new_zeros(())
-    for part, own, at in parts:
-        columns = own(form.linear_columns(part.t, theta[:, n:]), rows)
-        weighted = columns if weights is None else columns * weights[:, None, at]
+    for part in parts:
+        columns = part.features(form.linear_columns(part.record.t, theta[:, n:]), rows)
+        weighted = columns if weights is None else columns * weights[:, None, part.at]
         gram = gram + weighted @ columns.mT
-        right = right + (weighted @ target[:, at].unsqueeze(-1)).squeeze(-1)
+        right = right + (weighted @ target[:, part.at].unsqueeze(-1)).squeeze(-1)
     return torch.cat([solve_normal(gram, right), theta[:, n:]], -1)
 
 
@@ -305,7 +293,10 @@ def gauss_newton(
             best, down = now, torch.ones_like(now.energy, dtype=torch.bool)
         else:
             down = now.energy <= best.energy[active]
-            best.put(active, now, down)
+            if len(active) == len(best.theta) and bool(down.all()):
+                best = now  # without a copy of residuals
+            else:
+                best.put(active, now, down)
         if step == steps:
             break
         relaxed = RELAXATION * damping[active]
@@ -313,7 +304,9 @@ def gauss_newton(
         damped = torch.where(down, relaxed, 4.0 * damping[active] + DAMPING)
         damping[active] = damped
         at = best.select(active)
-        move = _bounded_step(form, at, damped, which[active])
+        move = bounded_step(
+            form, at.theta, at.gram, at.right, which[active], damping=damped
+        )
         resting = down & (0.5 * (move * at.right).sum(-1) < NEGLIGIBLE)
         # The last step is taken, but too short to be worth another look.
         best.theta[active[resting]] += move[resting]
@@ -332,20 +325,38 @@ def gauss_newton(
     return Fit(theta, inverse_information(best.gram), best.energy, best.residual)
 
 
-def _bounded_step(form: Form, at: _Point, damping: Tensor, which: Tensor) -> Tensor:
-    """Damped step of the parameters (Q, P) that respects the bounds."""
-    diagonal = at.gram.diagonal(dim1=-2, dim2=-1)
-    damped = at.gram + torch.diag_embed(damping[:, None] * diagonal)
+def bounded_step(
+    form: Form,
+    theta: Tensor,
+    gram: Tensor,
+    right: Tensor,
+    which: Tensor,
+    *,
+    damping: Tensor | None = None,
+) -> Tensor:
+    """Step of the parameters (Q, P) that respects the bounds.
+
+    Args:
+        form: the signal.
+        theta: where the step begins, (Q, P).
+        gram: information there, (Q, P, P).
+        right: downward gradient there, (Q, P).
+        which: measurement of each problem, (Q,), whose bounds hold.
+        damping: share of the information's diagonal that is added to it, (Q,).
+    """
+    if damping is not None:
+        diagonal = gram.diagonal(dim1=-2, dim2=-1)
+        gram = gram + torch.diag_embed(damping[:, None] * diagonal)
     n = form.n_linear
-    move = solve_normal(damped, at.right)
+    move = solve_normal(gram, right)
     low, high = (b.to(move) for b in bounds_of(form, which))
-    q, step = at.theta[:, n:], move[:, n:]
+    q, step = theta[:, n:], move[:, n:]
     outward = ((q <= low) & (step < 0)) | ((q >= high) & (step > 0))
     if bool(outward.any()):
-        free = torch.cat([torch.zeros_like(at.theta[:, :n]).bool(), outward], -1)
-        free = (~free).to(damped)
-        damped = damped * free[:, :, None] * free[:, None, :]
-        move = solve_normal(damped, at.right * free)
+        free = torch.cat([torch.zeros_like(theta[:, :n]).bool(), outward], -1)
+        free = (~free).to(gram)
+        gram = gram * free[:, :, None] * free[:, None, :]
+        move = solve_normal(gram, right * free)
     return torch.where(move.isfinite(), move, 0.0)
 
 
@@ -372,96 +383,34 @@ def gls_features(whitener: MaskedWhitener) -> Features:
     return WhitenedSamples(whitener)
 
 
-def _parts(
-    record: Record, features: Features, rows: int
-) -> list[tuple[Record, Features, slice]]:
-    """The windows some at a time, where they are many: layout, features, columns.
+@dataclass(frozen=True)
+class Part:
+    """Some of the windows of a record, to work on at a time.
+
+    Attributes:
+        record: the measurements in these windows.
+        features: of columns there.
+        at: which of the whole record's features they are.
+    """
+
+    record: Record
+    features: Features
+    at: slice
+
+
+def parts_of(record: Record, features: Features, rows: int) -> list[Part]:
+    """The windows some at a time, where they are many.
 
     Whitened samples alone are known to be those of their windows.
     """
     n_windows, n = record.x.shape[1:]
     at_once = max(1, SAMPLES_AT_ONCE // (n * rows))
     if at_once >= n_windows or not isinstance(features, WhitenedSamples):
-        return [(record, features, slice(None))]
+        return [Part(record, features, slice(None))]
     found = []
     for begin in range(0, n_windows, at_once):
         end = min(begin + at_once, n_windows)
-        whitener = features.whitener.windows(begin, end)
+        own = WhitenedSamples(features.whitener.windows(begin, end))
         part = record.windows(slice(begin, end))
-        found.append((part, WhitenedSamples(whitener), slice(begin * n, end * n)))
+        found.append(Part(part, own, slice(begin * n, end * n)))
     return found
-
-
-def robust_fit(form: Form, record: Record, whitener: MaskedWhitener, start: Fit) -> Fit:
-    """Cauchy regression on whitened residuals, by re-weighted least squares.
-
-    The covariance is the sandwich of an M-estimator (Huber 1981, section 7.6),
-    ``E psi^2 / (E psi')^2 (J^T J)^-1``, with the degrees of freedom in the first mean.
-    """
-    everyone = torch.arange(len(record.x), device=record.x.device)
-    features = gls_features(whitener)
-    target = features(record.x.unsqueeze(1), everyone)[:, 0]
-    present = record.present.flatten(1)
-
-    def weights_of(residual: Tensor, rows: Tensor) -> Tensor:
-        scale = _cauchy_scale(residual, _rows(present, rows))
-        return (residual / scale).square_().add_(1.0).reciprocal_()
-
-    active, theta = everyone, start.theta
-    weights = weights_of(start.residual, everyone)
-    best: _Point | None = None
-    for _ in range(ROBUST_STEPS + 1):
-        now = _linearise(
-            form,
-            record,
-            features,
-            active,
-            theta,
-            _rows(target, active),
-            weights,
-            lambda residual, rows=active: weights_of(residual, rows),
-        )
-        if best is None or len(active) == len(everyone):
-            best = now
-        else:
-            best.put(active, now, torch.ones_like(now.energy, dtype=torch.bool))
-        assert now.weights is not None
-        move = _bounded_step(form, now, torch.zeros_like(now.energy), active)
-        theta = moved(form, now.theta, move, active)
-        going = 0.5 * (move * now.right).sum(-1) >= NEGLIGIBLE_ROBUST
-        best.theta[active[~going]] += move[~going]
-        active, theta, weights = active[going], theta[going], now.weights[going]
-        if not len(active):
-            break
-    assert best is not None
-    n = form.n_linear
-    q = clamp(form, best.theta[:, n:], everyone)
-    residual, theta = best.residual, torch.cat([best.theta[:, :n], q], -1)
-    inflation = _inflation(residual, present, theta.shape[-1])
-    information = theta.new_zeros(())
-    for part, own, _ in _parts(record, features, len(everyone)):
-        jacobian = own(form.jacobian_columns(part.t, theta), everyone)
-        information = information + jacobian @ jacobian.mT
-    information = information / inflation[:, None, None]
-    information = information + torch.diag(form.prior_precision.to(information))
-    covariance = inverse_information(information)
-    return Fit(theta, covariance, best.energy, residual)
-
-
-def _inflation(residual: Tensor, present: Tensor, n_parameters: int) -> Tensor:
-    """``E psi^2 / (E psi')^2`` of the Cauchy loss for residuals (Q, C): (Q,)."""
-    n_present = present.sum(-1)
-    freedom = (n_present - n_parameters).clamp_min(1)
-    u = (residual / _cauchy_scale(residual, present)).square()
-    psi = residual / (1.0 + u)
-    slope = (1.0 - u) / (1.0 + u).square() * present
-    return (psi.square().sum(-1) / freedom) / (
-        slope.sum(-1) / n_present
-    ).square().clamp_min(1e-12)
-
-
-def _cauchy_scale(residual: Tensor, present: Tensor) -> Tensor:
-    """Scale c of the Cauchy loss for residuals (Q, C), from their median: (Q, 1)."""
-    magnitude = residual.abs().masked_fill_(~present, math.nan)
-    middle = magnitude.nanmedian(-1, keepdim=True).values
-    return CAUCHY_SCALE * MAD_TO_SD * middle.clamp_min(1e-12)

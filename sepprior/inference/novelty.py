@@ -20,17 +20,20 @@ TAIL = 0.1
 FALSE_ALARM = 0.01
 """A measurement is flagged below this probability."""
 SHRINKAGE = 0.05
+SAMPLES_AT_ONCE = 2**18
 PRESENT = 0.5
 """Windows with less of their samples are not judged."""
 
 
 def band_powers(white: Tensor) -> Tensor:
     """Log mean power in eight equal bands of white windows (n, N): (n, 8)."""
-    power = torch.fft.rfft(white.double(), norm="ortho").abs().square()[:, 1:]
-    n_bands = min(N_BANDS, power.shape[-1])
-    parts = torch.tensor_split(power, n_bands, dim=-1)
-    means = torch.stack([part.mean(-1) for part in parts], -1)
-    return means.clamp_min(1e-12).log()
+    powers = []
+    for some in white.split(max(1, SAMPLES_AT_ONCE // white.shape[-1])):
+        power = torch.fft.rfft(some.double(), norm="ortho").abs().square()[:, 1:]
+        n_bands = min(N_BANDS, power.shape[-1])
+        parts = torch.tensor_split(power, n_bands, dim=-1)
+        powers.append(torch.stack([part.mean(-1) for part in parts], -1))
+    return torch.cat(powers).clamp_min(1e-12).log()
 
 
 def measure_null(white: Tensor) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
+from sepprior.inference.least_squares import SAMPLES_AT_ONCE
 from sepprior.inference.record import MaskedWhitener, Record
 
 OVERSAMPLING = 8
@@ -29,6 +30,8 @@ GAINS_AT_ONCE = 2**20
 """Gains that are worked out together; bounds memory."""
 SHORT = 2**20
 """Longest record, in samples, that gets the full oversampling; longer ones get 2."""
+STRIDE = 16
+"""Parts in which long records are transformed."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def periodogram(
     if n_samples <= SHORT:
         size = 2 ** math.ceil(math.log2(OVERSAMPLING * n_samples))
     else:
-        size = cast(int, next_fast_len(2 * n_samples, real=True))
+        size = STRIDE * cast(int, next_fast_len(-(-2 * n_samples // STRIDE), real=True))
     resolution = record.sample_rate / size
     first, last = math.ceil(fmin / resolution), math.floor(fmax / resolution)
     if last < first:
@@ -223,8 +226,18 @@ class _Gram:
 
 
 def _precision_times(whitener: MaskedWhitener, x: Tensor, which: Tensor) -> Tensor:
-    """P x per window, (Q, k, W, N): whiten, then the adjoint."""
-    return whitener.adjoint(whitener.forward(x, which), which)
+    """P x per window, (Q, k, W, N), worked out some windows at a time."""
+    n_windows = x.shape[2]
+    at_once = max(1, SAMPLES_AT_ONCE // x[:, :, 0].numel())
+    if at_once >= n_windows:
+        return whitener.adjoint(whitener.forward(x, which), which)
+    product = torch.empty_like(x)
+    for begin in range(0, n_windows, at_once):
+        end = min(begin + at_once, n_windows)
+        own = whitener.windows(begin, end)
+        white = own.forward(x[:, :, begin:end], which)
+        product[:, :, begin:end] = own.adjoint(white, which)
+    return product
 
 
 def _gram(
@@ -235,8 +248,10 @@ def _gram(
     which = torch.tensor([b], device=record.x.device)
     ones = record.present[b].double()[None, None]
     u = _precision_times(whitener, ones, which)[0, 0].flatten()
+    del ones
     u_hat = _sums(u, size, bins)
     total = u.sum()
+    del u  # as long as the measurement, like the next
     if whitener.whitener.taps is not None:
         taps = torch.fft.rfft(whitener.whitener.taps, size)[bins]
         share = record.present[b].double().sum()
@@ -245,28 +260,52 @@ def _gram(
     distance = (lag[:, None] - lag[None, :]).abs().flatten()
     place = (lag[:, None] + lag[None, :]).flatten()
     diagonals = record.x.new_zeros(n)
-    cross = record.x.new_zeros(n_windows, 2 * n)
 
-    def add(matrix: Tensor, rows: Tensor) -> None:
+    def add(row: int, count: int) -> Tensor:
+        """Add a window's diagonals, so many times; its antidiagonals (2 N,)."""
+        matrix = whitener.matrix(b, row)
         precision = (matrix.mT @ matrix).flatten()
-        diagonals.index_add_(0, distance, precision, alpha=len(rows))
-        cross[rows] = cross.new_zeros(2 * n).index_add_(0, place, precision)
+        diagonals.index_add_(0, distance, precision, alpha=count)
+        return precision.new_zeros(2 * n).index_add_(0, place, precision)
 
     whole = record.present[b].all(-1)
     rows = whole.nonzero().flatten()
+    cross = record.x.new_empty(n_windows, 2 * n)
     if len(rows):
-        add(whitener.matrix(b, int(rows[0])), rows)
-    for row in (~whole).nonzero():
-        add(whitener.matrix(b, int(row)), row)
-    cross = cross.flatten()
+        cross.copy_(add(int(rows[0]), len(rows)))
+    for row in (~whole).nonzero().flatten().tolist():
+        cross[row] = add(row, 1)
     h = _sums(diagonals, size, bins).real.clone()
-    g = _sums(cross, size, bins)
+    g = _sums(cross.flatten(), size, bins)
     return _Gram(h, g, u_hat, total)
 
 
 def _sums(values: Tensor, size: int, bins: slice) -> Tensor:
-    """``sum_n exp(+i omega n) values_n`` in the bins alone: the rest is not kept."""
-    return torch.fft.rfft(values, size)[..., bins].conj().clone()
+    """``sum_n exp(+i omega n) values_n``, (..., n) to (..., F), in the bins alone.
+
+    Of long records every `STRIDE`-th sample is transformed by itself and the parts are
+    put together in the bins (Cooley and Tukey 1965): memory for one part is enough.
+    """
+    if size <= OVERSAMPLING * SHORT:
+        return torch.fft.rfft(values, size)[..., bins].conj().clone()
+    length = size // STRIDE
+    count = bins.stop - bins.start
+    total = torch.zeros(
+        (*values.shape[:-1], count), dtype=torch.complex128, device=values.device
+    )
+    for offset in range(STRIDE):
+        part = torch.fft.rfft(values[..., offset::STRIDE], length).conj()
+        for begin in range(0, count, GAINS_AT_ONCE):
+            here = slice(begin, min(begin + GAINS_AT_ONCE, count))
+            k = torch.arange(here.start, here.stop, device=values.device) + bins.start
+            place = k % length
+            # Beyond the middle a part's spectrum is the conjugate of the first half.
+            mirrored = place > length // 2
+            own = part[..., torch.where(mirrored, length - place, place)]
+            own = torch.where(mirrored, own.conj(), own)
+            angle = (k * offset % size).to(values) * (2.0 * math.pi / size)
+            total[..., here] += own * torch.polar(torch.ones_like(angle), angle)
+    return total
 
 
 def _gain(weighted: Tensor, gram: _Gram, size: int, bins: slice) -> Tensor:

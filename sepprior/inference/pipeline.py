@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from sepprior.inference.joint import JointFit, JointProblem
-from sepprior.inference.least_squares import Fit, robust_fit
+from sepprior.inference.least_squares import Fit
 from sepprior.inference.periodogram import Periodogram, periodogram
 from sepprior.inference.record import MaskedWhitener, Record
+from sepprior.inference.robust import robust_fit
 from sepprior.inference.score import SETTLED, ScoreFit, ScoreProblem
 from sepprior.inference.score_search import best_fit, gain_over_silence
 from sepprior.inference.sections import LongFit, fit_sections
@@ -139,7 +140,7 @@ def analyse(
         robust=Answer(robust.theta, robust.covariance),
         joint=None,
         periodogram=spectrum,
-        coherent=torch.zeros_like(record.x),
+        coherent=record.x.new_zeros(()).expand(record.x.shape),
         standardised=gls.residual.view_as(record.x),
         evidence=ones * 0.0,
         absorption=ones * 0.0,

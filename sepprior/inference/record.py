@@ -29,16 +29,31 @@ class Record:
     Attributes:
         x: shape (B, W, N), float64, noise level subtracted, 0 where missing.
         present: shape (B, W, N).
-        t: shape (W, N), s, from the middle of the measurement.
         length: samples of the measurement before padding.
         sample_rate: Hz.
+        first: number of windows of the measurement before these.
     """
 
     x: Tensor
     present: Tensor
-    t: Tensor
     length: int
     sample_rate: float
+    first: int = 0
+
+    @property
+    def t(self) -> Tensor:
+        """Times (W, N), s, from the middle of the measurement; made when asked for."""
+        n_windows, n = self.x.shape[1:]
+        begin = self.first * n
+        t = torch.arange(
+            begin, begin + n_windows * n, dtype=torch.float64, device=self.x.device
+        )
+        return t.sub_(self.middle_sample).div_(self.sample_rate).view(n_windows, n)
+
+    @property
+    def middle_sample(self) -> float:
+        """Number of the sample, or half of one, in the middle of the measurement."""
+        return 0.5 * (self.length - 1)
 
     @property
     def duration(self) -> float:
@@ -48,38 +63,40 @@ class Record:
     @property
     def middle(self) -> float:
         """Time of the middle after the first sample, s."""
-        return 0.5 * (self.length - 1) / self.sample_rate
+        return self.middle_sample / self.sample_rate
 
     def select(self, which: Tensor | slice) -> Record:
         """A sub-batch."""
-        return Record(
-            self.x[which], self.present[which], self.t, self.length, self.sample_rate
-        )
+        return replace(self, x=self.x[which], present=self.present[which])
 
     def windows(self, part: slice) -> Record:
         """Some of the windows; the times stay those of the whole measurement."""
+        begin, _, _ = part.indices(self.x.shape[1])
         return replace(
-            self, x=self.x[:, part], present=self.present[:, part], t=self.t[part]
+            self,
+            x=self.x[:, part],
+            present=self.present[:, part],
+            first=self.first + begin,
         )
 
     def with_values(self, x: Tensor) -> Record:
         """The same layout with other values (B, W, N); missing samples become zero."""
-        filled = torch.where(self.present, x, torch.zeros_like(x))
-        return Record(filled, self.present, self.t, self.length, self.sample_rate)
+        return replace(self, x=torch.where(self.present, x, torch.zeros_like(x)))
 
 
 def lay_out(x: Tensor, *, window: int, level: float, sample_rate: float) -> Record:
     """Cut measurements (B, M) with NaN gaps into windows of a `Record`."""
     n_measurements, length = x.shape
     n_windows = -(-length // window)
-    pad = n_windows * window - length
-    padded = torch.nn.functional.pad(x.double(), (0, pad), value=float("nan"))
-    padded = padded.view(n_measurements, n_windows, window) - level
-    present = torch.isfinite(padded)
-    t = torch.arange(n_windows * window, dtype=torch.float64, device=x.device)
-    t = (t - 0.5 * (length - 1)) / sample_rate
-    filled = torch.where(present, padded, torch.zeros_like(padded))
-    return Record(filled, present, t.view(n_windows, window), length, sample_rate)
+    present = torch.zeros(
+        (n_measurements, n_windows * window), dtype=torch.bool, device=x.device
+    )
+    present[:, :length] = torch.isfinite(x)
+    filled = torch.zeros(present.shape, dtype=torch.float64, device=x.device)
+    torch.sub(x, level, out=filled[:, :length])
+    filled.masked_fill_(~present, 0.0)
+    shape = (n_measurements, n_windows, window)
+    return Record(filled.view(shape), present.view(shape), length, sample_rate)
 
 
 def unlay(windows: Tensor, length: int) -> Tensor:

@@ -160,7 +160,7 @@ def _windows(
     n, size = section.x.shape[1:]
     present = section.present[0].unsqueeze(1)
     noise = ((section.x - signal)[0].unsqueeze(1)) * present
-    alone = Record(noise, present, section.t[:1], size, section.sample_rate)
+    alone = Record(noise, present, size, section.sample_rate)
     nothing = Nothing(Geometry(size, section.sample_rate))
     problem = JointProblem(prior, alone, form=nothing)
     which = torch.arange(n, device=theta.device)

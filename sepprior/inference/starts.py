@@ -163,6 +163,8 @@ def alike_within(form: Form, gls: Estimated) -> Tensor:
 
 def ranked(fits: list[Fit], count: int) -> list[Fit]:
     """The `count` best fits of each measurement, the best first."""
+    if len(fits) == 1:
+        return fits
     stacked = {k: torch.stack([getattr(f, k) for f in fits]) for k in vars(fits[0])}
     order = stacked["energy"].nan_to_num(nan=torch.inf).argsort(0)
     everyone = torch.arange(order.shape[1], device=order.device)

@@ -198,6 +198,10 @@ class SpecGANTrainer:
         if spectral is not None:
             loss = loss + config.spectral_weight * spectral
             parts["spectral_loss"] = spectral.detach()
+        if config.amplitude_weight:
+            amplitude = model.amplitude_term(fake)
+            loss = loss + config.amplitude_weight * amplitude
+            parts["amplitude_loss"] = amplitude.detach()
         if self.networks.encoder is not None:
             assert white is not None
             bound, of_bound = self._bound(white, onehot, 1.0)

@@ -13,6 +13,7 @@ from sepprior.data import Recording, iterate_windows
 MOST_WINDOWS = 4096
 """Windows, spread over the recording, that moments are taken from."""
 CHUNK_SAMPLES = 2**17
+MOST_SAMPLES = 2**20
 
 
 class RunningMoments:
@@ -58,6 +59,25 @@ def windows_of(
     chunk = max(1, CHUNK_SAMPLES // window)
     for part in iterate_windows(recording, window=window, limit=most, chunk=chunk):
         yield torch.from_numpy(part)
+
+
+def sample_quantiles(windows: Iterator[Tensor], n: int, *, sd: float) -> Tensor:
+    """Quantiles of samples over `sd` at probabilities ``(i + 1/2) / n``, (n,), float32.
+
+    Of windows with more than `MOST_SAMPLES` samples every k-th is taken.
+
+    Args:
+        windows: batches (B, N) of noise without its mean.
+        n: number of quantiles.
+        sd: unit.
+    """
+    kept = []
+    for batch in windows:
+        step = max(1, MOST_WINDOWS * batch.shape[1] // MOST_SAMPLES)
+        kept.append((batch.flatten()[::step] / sd).float())
+    ordered = torch.cat(kept).sort().values
+    place = (torch.arange(n) + 0.5) / n * len(ordered)
+    return ordered[place.long()]
 
 
 def plane_moments(planes: Iterator[Tensor]) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from sepprior import losses
 from sepprior.config import SpecGANConfig
 from sepprior.data import Recording
 from sepprior.priors import PlaneStatistics
@@ -18,6 +19,7 @@ from sepprior.training.labels import Labels, labelled_crops
 from sepprior.training.moments import (
     RunningMoments,
     plane_moments,
+    sample_quantiles,
     spectrum_moments,
     windows_of,
 )
@@ -55,6 +57,7 @@ class NoiseModel:
     statistics: PlaneStatistics = field(init=False)
     log_mean_power: Tensor = field(init=False)
     log_sd_power: Tensor = field(init=False)
+    quantiles: Tensor | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Filters and the per-frequency moments of the whitened recording."""
@@ -70,6 +73,11 @@ class NoiseModel:
         return self.config.channels == "complex"
 
     @property
+    def sd(self) -> float:
+        """Standard deviation of the noise, data units."""
+        return float(self.autocovariance[0]) ** 0.5
+
+    @property
     def batch(self) -> int:
         """Windows of a step that fall to this process."""
         return self.ranks.share(self.config.batch)
@@ -78,6 +86,16 @@ class NoiseModel:
         """Whitened windows (n, N), float32, of windows in data units."""
         x = x.to(self.device, torch.float64)
         return self.whitener.forward(x - self.level).float()
+
+    def amplitude_term(self, white: Tensor) -> Tensor:
+        """How far the samples of white windows (B, N) are from the recording's.
+
+        See `sepprior.losses.amplitude_loss`; in standard deviations, over the joint
+        batch of all processes.
+        """
+        assert self.quantiles is not None
+        samples = self.whitener.inverse(white.double()).float() / self.sd
+        return losses.amplitude_loss(self.ranks.joint(samples), self.quantiles)
 
     def crops(self) -> tuple[Tensor, Tensor | None]:
         """Whitened random crops (B, N), float32, and their labels (B, L) or None."""
@@ -88,8 +106,10 @@ class NoiseModel:
             n=self.config.batch,
             rng=self.rng,
         )
-        sd = float(self.autocovariance[0]) ** 0.5
-        x = augmented(x - self.level, self.config, sd=sd, rng=self.rng) + self.level
+        x = (
+            augmented(x - self.level, self.config, sd=self.sd, rng=self.rng)
+            + self.level
+        )
         if onehot is not None:
             onehot = self.ranks.rows(onehot).to(self.device)
         return self.white(self.ranks.rows(x)), onehot
@@ -112,6 +132,14 @@ class NoiseModel:
         )
         self.statistics = PlaneStatistics(rms, mean, sd)
         self.log_mean_power, self.log_sd_power = spectrum_moments(self._windows())
+        if self.config.amplitude_weight:
+            windows = windows_of(self.recording, window=self.config.window)
+            quantiles = sample_quantiles(
+                (part - self.level for part in windows),
+                self.config.batch * self.config.window,
+                sd=self.sd,
+            )
+            self.quantiles = quantiles.to(self.device)
 
     def _windows(self) -> Iterator[Tensor]:
         """Whitened windows of the recording, in chunks."""
