@@ -107,17 +107,6 @@ def whole_files(*paths: Path) -> Iterator[tuple[Path, ...]]:
             path.unlink(missing_ok=True)
 
 
-def write_columns(path: Path, columns: Mapping[str, NDArray[np.floating]]) -> None:
-    """Write equally long columns as CSV with a header line; NaN is an empty field.
-
-    Args:
-        path: The file.
-        columns: Name and values, each of shape `(n_rows,)`.
-    """
-    with path.open("w", newline="", encoding="utf-8") as file:
-        write_csv(file, columns)
-
-
 def write_csv(
     file: TextIO, columns: Mapping[str, NDArray[np.floating]], *, header: bool = True
 ) -> None:
@@ -192,16 +181,18 @@ def write_separation(
         result: Its separation, of a single measurement.
     """
     with whole_files(*paths) as (table, fit, *picture):
-        write_columns(
-            table,
-            {
-                "time": measurement.time,
-                "measurement": result.measurement,
-                "signal": result.signal,
-                "noise": result.noise,
-                "residual": result.residual,
-            },
-        )
+        with table.open("w", newline="", encoding="utf-8") as file:
+            for begin in range(0, len(measurement.time), ROWS_AT_ONCE):
+                part = slice(begin, begin + ROWS_AT_ONCE)
+                noise = result.measurement[part] - result.signal[part]
+                columns = {
+                    "time": measurement.time[part],
+                    "measurement": result.measurement[part],
+                    "signal": result.signal[part],
+                    "noise": noise,
+                    "residual": noise - result.coherent[part],
+                }
+                write_csv(file, columns, header=not begin)
         text = to_json(fit_summary(measurement, result), indent=2)
         fit.write_text(text + "\n", encoding="utf-8")
         for path in picture:

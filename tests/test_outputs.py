@@ -10,8 +10,13 @@ from sepprior.outputs import (
     check_output_folder,
     to_json,
     whole_files,
-    write_columns,
+    write_csv,
 )
+
+
+def write_columns(path, columns):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        write_csv(file, columns)
 
 
 def test_folder_that_can_be_created(tmp_path):

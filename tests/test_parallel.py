@@ -3,11 +3,13 @@
 import dataclasses
 import os
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sepprior.config import config_from_dict
 from sepprior.data import as_recording
@@ -30,6 +32,22 @@ def recipe(model):
     if model == "specgan":
         small |= {"warmup_steps": 1, "whitening": "total"}
     return dataclasses.replace(config, **small)
+
+
+@contextmanager
+def gradients_seen():
+    """Collects the gradients that each step of an optimiser is made from."""
+    seen = []
+
+    def look(optimiser, *_):
+        parts = [p.grad for group in optimiser.param_groups for p in group["params"]]
+        seen.append(torch.cat([g.flatten() for g in parts if g is not None]))
+
+    handle = register_optimizer_step_pre_hook(look)
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 def weights(model, **settings):
@@ -63,7 +81,9 @@ def worker(rank, port, path):
     }
     torch.set_num_threads(1)
     for model in MODELS:
-        torch.save(weights(model), f"{path}/{model}{rank}.pt")
+        with gradients_seen() as seen:
+            torch.save(weights(model), f"{path}/{model}{rank}.pt")
+        torch.save(seen, f"{path}/{model}{rank}-gradients.pt")
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +108,25 @@ def test_two_processes_are_one_with_the_joint_batch(model, trained_by_two):
     # Negative control: with half the batch, as one process sees it, the steps differ.
     half = weights(model, batch=4)
     assert float((half - alone).abs().mean()) > 0.02 * moved
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_their_gradients_are_those_of_the_joint_batch_to_rounding(
+    model, trained_by_two
+):
+    together = torch.load(trained_by_two / f"{model}0-gradients.pt")
+    with gradients_seen() as alone:
+        weights(model)
+    assert len(together) == len(alone) >= 3
+    assert max(map(apart, together, alone)) < 1e-5
+    # Negative control: with half the batch they differ from the first step on.
+    with gradients_seen() as half:
+        weights(model, batch=4)
+    assert apart(half[0], alone[0]) > 0.05
+
+
+def apart(first, second):
+    return float((first - second).norm() / second.norm())
 
 
 def test_rows_are_dealt_out_and_put_together():

@@ -203,14 +203,15 @@ def _draw_signal(axes: Axes, result: Separation, part: slice) -> None:
 
 
 def _draw_noise(axes: Axes, result: Separation, part: slice) -> None:
-    time, noise = result.time[part], result.noise[part]
+    time = result.time[part]
+    noise = result.measurement[part] - result.signal[part]
     axes.plot(
         *envelope(time, noise),
         color=GREY,
         linewidth=0.9,
         label="measurement \N{MINUS SIGN} signal",
     )
-    coherent = noise - result.residual[part]
+    coherent = result.coherent[part]
     reach = [np.ptp(x[np.isfinite(x)]) for x in (coherent, noise)]
     if reach[0] > 1e-9 * reach[1]:  # else it is the level of the noise alone
         axes.plot(
