@@ -9,8 +9,9 @@ import torch
 
 import sepprior
 from sepprior import signals
+from sepprior.inference import pipeline
 from sepprior.inference.detection import no_signal_energy
-from sepprior.inference.joint import JointProblem
+from sepprior.inference.joint import JointFit, JointProblem
 from sepprior.inference.least_squares import gls_features
 from sepprior.inference.pipeline import analyse
 from sepprior.inference.record import MaskedWhitener, Record, lay_out
@@ -416,3 +417,30 @@ def test_the_search_of_a_measurement_ignores_the_rest_of_the_batch(setting):
     # Negative controls: other draws, and the two starts have draws of their own.
     assert (searched([0, 1, 2, 3], seed=1) - batch).abs().amax() > 1e-2
     assert (batch[0] - batch[1]).abs().amax() > 1e-2
+
+
+def fits_of(energy, frequency):
+    """Fits from S starts of n measurements, start by start, of (S, n) values."""
+    energy, frequency = (
+        torch.tensor(v, dtype=torch.float64) for v in (energy, frequency)
+    )
+    theta = torch.zeros((energy.numel(), 4), dtype=torch.float64)
+    theta[:, 3] = frequency.flatten()
+    z = torch.zeros((energy.numel(), 1, 2))
+    return JointFit(theta, z, z, energy.flatten(), z[:, 0, 0].bool())
+
+
+def test_starts_that_cannot_win_are_not_followed():
+    energy = [[5.0, 0.0, 1.0], [0.0, 20.0, 1.0], [6.0, 30.0, 9.0], [1.0, 3.0, math.nan]]
+    places = [[1.0, 1.0, 2.0], [2.0, 2.0, 2.0], [3.0, 3.0, 4.0], [4.0, 1.05, 5.0]]
+    fits = fits_of(energy, places)
+    alike = torch.full((3, 1), 0.1, dtype=torch.float64)
+    kept = pipeline._worth_following(fits, 3, alike)
+    pairs = {(int(row) // 3, int(row) % 3) for row in kept}
+    # The first keeps three of four; of the second the rest trails, or is where the
+    # best is; of the third one is the best's double and one is lost.
+    assert pairs == {(1, 0), (3, 0), (0, 0), (0, 1), (0, 2), (2, 2)}
+    which = kept % 3
+    best, second = pipeline._ranked(fits.energy[kept], which, 3)
+    assert kept[best].tolist() == [3, 1, 2]
+    assert kept[second].tolist() == [9, 1, 8]

@@ -111,29 +111,33 @@ class JointProblem:
         rounds: int,
         generator: torch.Generator,
         z: Tensor | None = None,
+        n_starts: int | None = None,
     ) -> JointFit:
         """Alternate proposals for z and weighted fits of theta, from given thetas.
 
         Args:
             theta: shape (Q, P).
             filled: shape (Q, W, N), first guess of the missing samples.
-            which: measurement of each problem, (Q,): all measurements for the first
-                start, then for the second, and so on.
+            which: measurement of each problem, (Q,).
             candidates: proposals for z per round and window.
             rounds: alternations.
             generator: for the proposals.
             z: shape (Q, W, K), latents to start from, if any.
+            n_starts: most starts of one measurement (default: as many for each).
 
         Returns:
             The best (theta, z) met by each problem.
         """
         best: JointFit | None = None
+        if n_starts is None:
+            n_starts = len(theta) // len(self.record.x)
+        starts = _number_within(which), n_starts
         with torch.no_grad():
             known = None if z is None else (z, self.decode(z))
         for _ in range(rounds):
             with torch.no_grad():
                 known = self._propose(
-                    theta, filled, known, which, candidates, generator
+                    theta, filled, known, which, starts, candidates, generator
                 )
                 theta, filled, energy = self.refit(
                     theta, filled, *known, which, steps=1
@@ -152,24 +156,23 @@ class JointProblem:
         filled: Tensor,
         known: tuple[Tensor, Decoded] | None,
         which: Tensor,
+        starts: tuple[Tensor, int],
         candidates: int,
         generator: torch.Generator,
     ) -> tuple[Tensor, Decoded]:
-        """The best of new latents and a known one, with what it decodes to."""
+        """The best of new latents and a known one, with what it decodes to.
+
+        `starts` are the number of each problem among those of its measurement, (Q,),
+        and how many there can be.
+        """
         features = self.noise_features(theta, filled, which)
         # Each start has draws of its own, and every measurement has the same ones: an
         # answer does not depend on what else is in the batch.
-        n_measurements, n_windows = self.record.x.shape[:2]
-        shape = (
-            candidates,
-            len(theta) // n_measurements,
-            1,
-            n_windows,
-            self.prior.n_latent,
-        )
+        number, n_starts = starts
+        shape = (candidates, n_starts, self.record.x.shape[1], self.prior.n_latent)
         draws = torch.randn(shape, generator=generator, dtype=self.prior.dtype)
-        draws = draws.to(self.prior.device).expand(-1, -1, n_measurements, -1, -1)
-        proposals = self.prior.propose(features, draws=draws.flatten(1, 2))
+        draws = draws.to(self.prior.device)[:, number]
+        proposals = self.prior.propose(features, draws=draws)
         if known is None:
             known, proposals = (proposals[0], self.decode(proposals[0])), proposals[1:]
         best_z, decoded = known
@@ -383,6 +386,16 @@ class JointProblem:
             gaps,
             self.gaps.count,
         )
+
+
+def _number_within(which: Tensor) -> Tensor:
+    """How many earlier problems each problem's measurement has, (Q,)."""
+    order = which.argsort(stable=True)
+    count = torch.bincount(which)
+    begin = count.cumsum(0) - count
+    number = torch.empty_like(which)
+    number[order] = torch.arange(len(which), device=which.device) - begin[which[order]]
+    return number
 
 
 def _better(a: JointFit, b: JointFit) -> JointFit:

@@ -28,8 +28,8 @@ from sepprior.transforms import Whitener
 N_PEAKS = 4
 """Periodogram peaks followed; the robust fit is one start more."""
 N_KEPT = 3
-"""Starts that are still followed after the first round of the search."""
-ROUNDS = 4
+"""Starts at most that are still followed after the first round of the search."""
+ROUNDS = 3
 """Alternations between the latent's proposals and the signal's fit."""
 LONG = 64
 """Windows of a measurement beyond which it is worked on in sections."""
@@ -287,29 +287,66 @@ def _all_at_once(
         rounds=1,
         generator=generator,
     )
-    order = first.energy.view(len(starts), n).argsort(0)
-    kept = (order[:N_KEPT] * n + everyone).flatten()
-    first = first.select(kept)
+    alike = alike_within(form, outcome.gls)
+    kept = _worth_following(first, form.n_linear, alike)
+    first, which = first.select(kept), which[kept]
     searched = problem.search(
         first.theta,
         first.missing,
-        which[kept],
+        which,
         candidates=prior.n_candidates,
         rounds=ROUNDS - 1,
         generator=generator,
         z=first.z,
+        n_starts=N_KEPT,
     )
-    n_kept = len(kept) // n
-    order = searched.energy.view(n_kept, n).argsort(0) * n + everyone
-    alike = alike_within(form, outcome.gls)
-    fit = problem.minimise(searched.select(order[0]), everyone)
-    if n_kept > 1:
-        fit = _try_second(problem, fit, searched, order, alike)
+    best, second = _ranked(searched.energy, which, n)
+    fit = problem.minimise(searched.select(best), everyone)
+    fit = _try_second(problem, fit, searched, best, second, alike)
     marginal, conditional, volume = problem.hessian(fit, everyone).summary()
-    n_linear = form.n_linear
-    places = searched.theta[:, n_linear:].view(n_kept, n, -1)
-    close = ((places - fit.theta[:, n_linear:]).abs() < alike).all(-1)
-    return _Found(fit, marginal, conditional, volume, close.double().mean(0))
+    at = slice(form.n_linear, None)
+    close = ((searched.theta - fit.theta[which])[:, at].abs() < alike[which]).all(-1)
+    followed = torch.bincount(which, minlength=n)
+    agreement = torch.bincount(which, close.double(), minlength=n) / followed
+    return _Found(fit, marginal, conditional, volume, agreement)
+
+
+def _worth_following(fits: JointFit, n_linear: int, alike: Tensor) -> Tensor:
+    """Rows that could still win, of fits from S starts of each of n measurements.
+
+    The best of each measurement, and of the next ones those that trail by less than
+    `HOPELESS` and have nonlinear parameters of their own: `N_KEPT` at most.
+
+    Args:
+        fits: S n of them, start by start.
+        n_linear: number of linear parameters.
+        alike: differences of the others below which two answers are one, (n, P - L).
+    """
+    n = len(alike)
+    energy = fits.energy.view(-1, n).nan_to_num(nan=torch.inf)
+    order = energy.argsort(0)
+    everyone = torch.arange(n, device=order.device)
+    places = fits.theta[:, n_linear:].unflatten(0, (-1, n))
+    places = places[order, everyone]
+    kept = torch.zeros_like(order, dtype=torch.bool)
+    for s in range(len(order)):
+        near = ((places[:s] - places[s]).abs() < alike).all(-1) & kept[:s]
+        close = energy[order[s], everyone] - energy[order[0], everyone] < HOPELESS
+        kept[s] = close & ~near.any(0) & (kept[:s].sum(0) < N_KEPT)
+    kept[0] = True
+    return (order * n + everyone)[kept]
+
+
+def _ranked(energy: Tensor, which: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Rows of the best fit of each of n measurements and of the second best.
+
+    Where there is one fit alone it is both.
+    """
+    order = energy.nan_to_num(nan=torch.inf).argsort(stable=True)
+    order = order[which[order].argsort(stable=True)]
+    count = torch.bincount(which, minlength=n)
+    begin = count.cumsum(0) - count
+    return order[begin], order[begin + (count > 1)]
 
 
 def _in_sections(
@@ -402,7 +439,8 @@ def _try_second(
     problem: JointProblem,
     fit: JointFit,
     searched: JointFit,
-    order: Tensor,
+    first: Tensor,
+    next_best: Tensor,
     alike: Tensor,
 ) -> JointFit:
     """Refine the second-best start where it could still win, and keep the better.
@@ -410,7 +448,7 @@ def _try_second(
     That is where it trails by little and sits at other nonlinear parameters: at the
     same ones the search has already chosen between the two latents.
     """
-    best, second = searched.select(order[0]), searched.select(order[1])
+    best, second = searched.select(first), searched.select(next_best)
     close = second.energy - best.energy < HOPELESS
     shift = (second.theta - best.theta)[:, problem.form.n_linear :].abs()
     worth = close & (shift > alike).any(-1)
