@@ -320,7 +320,7 @@ def _report_single(result: Separation) -> str:
             fits = [fit.get(name) for fit in result.baselines.values()]
             rows.append([name, *("n/a" if p is None else _short(p) for p in fits)])
         parts.append(format_table(rows))
-    words = [f"  {_in_words(k, v)}" for k, v in result.diagnostics.items()]
+    words = [f"  {_in_words(k, v)}" for k, v in _judged(result.diagnostics).items()]
     parts.append("\n".join([f"status: {result.status}", *words]))
     return "\n\n".join(parts)
 
@@ -340,6 +340,16 @@ def _report_batch(result: Separation) -> str:
     lines.append("")
     lines.extend(f"{count} of {len(result)}: {status}" for status, count in counts)
     return "\n".join(lines)
+
+
+def _judged(diagnostics: dict[str, Any]) -> dict[str, Any]:
+    """The diagnostics, without a verdict on the noise where nothing judged it.
+
+    That is a prior without a recording, or windows with too few samples.
+    """
+    if math.isfinite(diagnostics.get("noise_change_p", 0.0)):
+        return diagnostics
+    return {k: v for k, v in diagnostics.items() if k != "out_of_distribution"}
 
 
 def _short(parameter: Parameter) -> str:

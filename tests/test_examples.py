@@ -12,7 +12,7 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
-TOOLS = ("make_example", "throughput")
+TOOLS = ("make_example", "throughput", "long_record", "judge_priors")
 """What makes or measures things, instead of showing one idea."""
 
 
@@ -113,3 +113,28 @@ def test_throughput():
     )
     row = done.stdout.splitlines()[-1].split()
     assert row[0] == "3" and all(float(value) > 0.0 for value in row[1:5])
+
+
+def test_long_record():
+    command = [sys.executable, str(EXAMPLES / "long_record.py"), "--samples", "30000"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("30000 samples, prior gaussian: ")
+    true, found = (float(lines[1].split()[i]) for i in (1, 4))
+    assert found == pytest.approx(true, rel=1e-4)
+    assert lines[2] == "status: ok"
+
+
+def test_judge_priors(tmp_path):
+    command = [sys.executable, str(EXAMPLES / "judge_priors.py"), "--folder"]
+    options = [str(tmp_path), "--scenario", "white", "--model", "gaussian"]
+    runs = [
+        subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    row = runs[0].stdout.splitlines()[1].split()
+    assert row[:3] == ["gaussian", "white", "0"]
+    assert float(row[3]) < 0.6 and float(row[-3]) == pytest.approx(0.0, abs=1e-3)
+    # The second run reads what the first one trained.
+    assert (tmp_path / "gaussian-white-s0.safetensors").exists()
+    assert runs[1].stdout == runs[0].stdout

@@ -204,3 +204,12 @@ def test_import_loads_no_heavy_library():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("p", "told"), [(float("nan"), False), (0.5, True)])
+def test_noise_that_was_not_judged_is_not_called_unchanged(p, told):
+    single = separation()
+    facts = {"noise_change_p": p, "out_of_distribution": False}
+    report = Separation(**{**vars(single), "diagnostics": facts}).report()
+    assert ("the noise is what the prior expects" in report) == told
+    assert ("noise change p: n/a" in report) != told

@@ -17,8 +17,8 @@ from sepprior.inference.score_search import best_fit, gain_over_silence
 from sepprior.inference.sections import LongFit, fit_sections
 from sepprior.inference.silence import (
     integrated_energy,
-    silence_of,
-    silence_of_long,
+    signal_gain,
+    signal_gain_long,
 )
 from sepprior.inference.starts import HOPELESS, alike_within, gls_starts
 from sepprior.priors import LatentPrior, PlainPrior, Prior, ScorePrior
@@ -218,9 +218,9 @@ def _joint(
         integrated = integrated_energy(fit.energy, found.marginal, volume)
         facts = (prior, record, form, fit, integrated)
         if long:
-            gain = silence_of_long(*facts, found.marginal, generator=generator)
+            gain = signal_gain_long(*facts, found.marginal, generator=generator)
         else:
-            gain = silence_of(*facts, generator=generator)
+            gain = signal_gain(*facts, generator=generator)
     standardised, coherent, latent_energy = _decoded(prior, record, fit, form=form)
     covariance = found.marginal
     if isinstance(prior, PlainPrior):

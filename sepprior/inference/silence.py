@@ -18,7 +18,7 @@ CLEAR = 100.0
 """Gain after the first round, nats, at which a signal is beyond doubt."""
 
 
-def silence_of(
+def signal_gain(
     prior: LatentPrior,
     record: Record,
     form: Form,
@@ -80,7 +80,7 @@ def silence_of(
     return gain.clamp_min(0.0)
 
 
-def silence_of_long(
+def signal_gain_long(
     prior: LatentPrior,
     record: Record,
     form: Form,
