@@ -10,7 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from sepprior.checkpoint import load_prior, save_prior
-from sepprior.config import GaussianConfig, SpecGANConfig, config_to_dict
+from sepprior.config import (
+    GaussianConfig,
+    SpecGANConfig,
+    config_to_dict,
+    load_config,
+)
 from sepprior.data import (
     Recording,
     Segment,
@@ -459,6 +464,33 @@ def test_warm_up_learns_what_no_stationary_model_describes(quick):
     config = dataclasses.replace(config, latent=32, whitening="total", seed=1)
     (record,), _ = finish(train(recording, config, device="cpu"))
     assert record["heldout_nll"] < record["heldout_nll_gaussian"] - 0.3
+
+
+@pytest.mark.parametrize(
+    ("recipe", "size"),
+    [("specgan-full", None), ("specgan-magnitude", 19_070_000)],
+)
+def test_the_full_recipes_train(recipe, size, quick):
+    """Published sizes of everything; two windows a step, one step of each phase."""
+    folder = Path(__file__).parent.parent / "configs"
+    config = load_config(folder / f"{recipe}.toml")
+    assert isinstance(config, SpecGANConfig)
+    assert (config.window, config.width, config.latent) == (16384, 64, 100)
+    assert (config.batch, config.critic_steps, config.loss) == (64, 5, "wgan-gp")
+    small = {"batch": 2, "critic_steps": 1, "steps": 2, "tick": 1, "whitening": "total"}
+    small |= {"warmup_steps": min(config.warmup_steps, 1), "precision": "float32"}
+    config = dataclasses.replace(config, **small, compile=False)
+    noise = coloured_noise(12 * config.window, seed=0)
+    stream = train(as_recording(noise, sample_rate=16000.0), config, device="cpu")
+    records, prior = finish(stream)
+    assert [record["step"] for record in records] == [1, 2]
+    assert records[-1]["gradient_penalty"] > 0
+    drawn = prior.sample(2)
+    assert drawn.shape == (2, 16384) and torch.isfinite(drawn).all()
+    assert isinstance(prior, SpecGANPrior)
+    if size is not None:
+        count = sum(p.numel() for p in prior.generator.parameters())
+        assert count == pytest.approx(size, rel=1e-3)
 
 
 # -- failures ------------------------------------------------------------------------

@@ -90,11 +90,15 @@ class NoiseModel:
     def amplitude_term(self, white: Tensor) -> Tensor:
         """How far the samples of white windows (B, N) are from the recording's.
 
-        See `sepprior.losses.amplitude_loss`; in standard deviations, over the joint
-        batch of all processes.
+        See `sepprior.losses.amplitude_loss`; in standard deviations of the noise, over
+        the joint batch of all processes. Of windows so long that they are whitened by
+        a filter, which cannot be undone with a gradient, the white samples are
+        compared.
         """
         assert self.quantiles is not None
-        samples = self.whitener.inverse(white.double()).float() / self.sd
+        samples = white
+        if not self.whitener.filtered:
+            samples = self.whitener.inverse(white.double()).float() / self.sd
         return losses.amplitude_loss(self.ranks.joint(samples), self.quantiles)
 
     def crops(self) -> tuple[Tensor, Tensor | None]:
@@ -133,13 +137,12 @@ class NoiseModel:
         self.statistics = PlaneStatistics(rms, mean, sd)
         self.log_mean_power, self.log_sd_power = spectrum_moments(self._windows())
         if self.config.amplitude_weight:
-            windows = windows_of(self.recording, window=self.config.window)
-            quantiles = sample_quantiles(
-                (part - self.level for part in windows),
-                self.config.batch * self.config.window,
-                sd=self.sd,
-            )
-            self.quantiles = quantiles.to(self.device)
+            windows, sd = self._windows(), 1.0
+            if not self.whitener.filtered:
+                raw = windows_of(self.recording, window=self.config.window)
+                windows, sd = (part - self.level for part in raw), self.sd
+            n = self.config.batch * self.config.window
+            self.quantiles = sample_quantiles(windows, n, sd=sd).to(self.device)
 
     def _windows(self) -> Iterator[Tensor]:
         """Whitened windows of the recording, in chunks."""
