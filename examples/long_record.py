@@ -1,8 +1,8 @@
 """Time and memory of one long measurement, separated as a whole.
 
 One sinusoid goes through all of the record; its windows share the parameters, and each
-has noise of its own: a first-order autoregressive process and a `gaussian` prior that
-knows it, or draws of the prior that is given. Memory is the largest of the process.
+has noise of its own: a first-order autoregressive process under a `gaussian` prior that
+knows it, or the bundled prior's instrument. Memory is the largest of the process.
 
     python examples/long_record.py
     python examples/long_record.py --samples 100000 --bundled
@@ -17,6 +17,8 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from make_example import RATE as EXAMPLE_RATE
+from make_example import recording
 from scipy.signal import lfilter
 
 import sepprior
@@ -24,8 +26,6 @@ from sepprior.priors import GaussianPrior, Prior
 
 BUNDLED = Path(sepprior.__file__).parent / "data_files" / "example_prior.safetensors"
 WINDOW, RATE, POLE = 300, 30.0, 0.8
-AT_ONCE = 512
-"""Windows that are drawn from a prior at a time."""
 
 
 def peak_memory() -> float:
@@ -41,29 +41,23 @@ def known_noise(n: int) -> tuple[Prior, np.ndarray]:
     return prior, lfilter([1.0], [1.0, -POLE], steps)
 
 
-def drawn_noise(path: Path, n: int) -> tuple[Prior, np.ndarray]:
-    """A trained prior, and noise drawn from it."""
-    prior = sepprior.load_prior(path)
-    generator = torch.Generator().manual_seed(0)
-    parts = []
-    for _ in range(0, n, AT_ONCE * prior.window):
-        parts.append(prior.sample(AT_ONCE, generator=generator).flatten().numpy())
-    return prior, np.concatenate(parts)[:n]
+def instrument_noise(n: int) -> tuple[Prior, np.ndarray]:
+    """The bundled prior, and its instrument's noise, as it was not trained on."""
+    return sepprior.load_prior(BUNDLED), recording(n / EXAMPLE_RATE, seed=1)
 
 
 @click.command(help=__doc__.split("\n\n", maxsplit=1)[0])
 @click.option("--samples", type=int, default=10**7, show_default=True)
-@click.option("--prior", type=Path, help="A trained prior.  [default: gaussian]")
 @click.option("--bundled", is_flag=True, help="The prior that comes with sepprior.")
-def main(samples: int, prior: Path | None, bundled: bool) -> None:
+def main(samples: int, bundled: bool) -> None:
     """Separate one record, and say what it took."""
-    path = BUNDLED if bundled else prior
-    G, x = known_noise(samples) if path is None else drawn_noise(path, samples)
+    G, x = (instrument_noise if bundled else known_noise)(samples)
+    amplitude = 0.3 * float(x.std())
     frequency = 0.0433 * G.sample_rate
     phase = 2 * np.pi * frequency / G.sample_rate
     for begin in range(0, samples, 2**18):  # in place: no second array of that length
         part = x[begin : begin + 2**18]
-        part += 0.3 * x.std() * np.sin(phase * (begin + np.arange(len(part))))
+        part += amplitude * np.sin(phase * (begin + np.arange(len(part))))
     start, processor = time.perf_counter(), time.process_time()
     result = sepprior.separate(x, G, fmin=0.95 * frequency, fmax=1.05 * frequency)
     print(
