@@ -86,15 +86,13 @@ def linear_fit(
     rows: Tensor,
     nonlinear: Tensor,
     target: Tensor,
-    weights: Tensor | None = None,
 ) -> Tensor:
     """Theta (Q, P) with the linear parameters solved at fixed q (Q, P - L)."""
     if not form.n_linear:
         return nonlinear
     theta = torch.cat([nonlinear.new_zeros(len(rows), form.n_linear), nonlinear], -1)
-    return _solved(
-        form, parts_of(record, features, len(rows)), rows, theta, target, weights
-    )
+    parts = parts_of(record, features, len(rows))
+    return _solved(form, parts, rows, theta, target)
 
 
 def _solve_linear(columns: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
@@ -115,7 +113,6 @@ class _Point:
         right: downward gradient, (Q, P).
         energy: shape (Q,).
         residual: shape (Q, C).
-        weights: shape (Q, C), or None for one.
     """
 
     theta: Tensor
@@ -123,7 +120,6 @@ class _Point:
     right: Tensor
     energy: Tensor
     residual: Tensor
-    weights: Tensor | None
 
     def select(self, rows: Tensor) -> _Point:
         """A sub-batch."""
@@ -133,8 +129,7 @@ class _Point:
     def put(self, rows: Tensor, other: _Point, taken: Tensor) -> None:
         """Overwrite the rows by those of another batch that are taken, a mask."""
         for name, value in vars(self).items():
-            if value is not None:
-                value[rows[taken]] = getattr(other, name)[taken]
+            value[rows[taken]] = getattr(other, name)[taken]
 
 
 def _rows(values: Tensor | None, rows: Tensor) -> Any:
@@ -154,8 +149,8 @@ def _linearise(
     """Solve the linear parameters at theta's nonlinear ones, and linearise there."""
     n = form.n_linear
     parts = parts_of(record, features, len(rows))
-    if len(parts) > 1:
-        return _linearise_parts(form, parts, rows, theta, target, weights)
+    if weights is None and len(parts) > 1:
+        return _linearise_parts(form, parts, rows, theta, target)
     if n:
         columns = features(form.linear_columns(record.t, theta[:, n:]), rows)
         linear = _solve_linear(columns, target, weights)
@@ -182,7 +177,6 @@ def _linearise(
         right=right + precision * (mean - theta),
         energy=0.5 * square.sum(-1) + prior_energy(form, theta),
         residual=residual,
-        weights=weights,
     )
 
 
@@ -192,13 +186,12 @@ def _linearise_parts(
     rows: Tensor,
     theta: Tensor,
     target: Tensor,
-    weights: Tensor | None,
 ) -> _Point:
-    """The same, some windows at a time: columns are worked out again instead of kept.
+    """The same without weights, some windows at a time: columns are worked out again.
 
     Linear parameters are solved, then residuals, then the normal equations.
     """
-    theta = _solved(form, parts, rows, theta, target, weights)
+    theta = _solved(form, parts, rows, theta, target)
     residual = torch.empty_like(target)
     for part in parts:
         signal = form.evaluate(part.record.t, theta).unsqueeze(1)
@@ -209,20 +202,15 @@ def _linearise_parts(
     for part in parts:
         jacobian = part.features(form.jacobian_columns(part.record.t, theta), rows)
         left = residual[:, part.at]
-        weighted, square = jacobian, left.square()
-        if weights is not None:
-            weighted = jacobian * weights[:, None, part.at]
-            square = square * weights[:, part.at]
-        gram = gram + weighted @ jacobian.mT
-        right = right + (weighted @ left.unsqueeze(-1)).squeeze(-1)
-        energy = energy + 0.5 * square.sum(-1)
+        gram = gram + jacobian @ jacobian.mT
+        right = right + (jacobian @ left.unsqueeze(-1)).squeeze(-1)
+        energy = energy + 0.5 * left.square().sum(-1)
     return _Point(
         theta=theta,
         gram=gram,
         right=right,
         energy=energy,
         residual=residual,
-        weights=weights,
     )
 
 
@@ -232,7 +220,6 @@ def _solved(
     rows: Tensor,
     theta: Tensor,
     target: Tensor,
-    weights: Tensor | None,
 ) -> Tensor:
     """Theta (Q, P) with the linear parameters solved at the nonlinear ones."""
     n = form.n_linear
@@ -241,9 +228,8 @@ def _solved(
     gram, right = theta.new_zeros(()), theta.new_zeros(())
     for part in parts:
         columns = part.features(form.linear_columns(part.record.t, theta[:, n:]), rows)
-        weighted = columns if weights is None else columns * weights[:, None, part.at]
-        gram = gram + weighted @ columns.mT
-        right = right + (weighted @ target[:, part.at].unsqueeze(-1)).squeeze(-1)
+        gram = gram + columns @ columns.mT
+        right = right + (columns @ target[:, part.at].unsqueeze(-1)).squeeze(-1)
     return torch.cat([solve_normal(gram, right), theta[:, n:]], -1)
 
 
