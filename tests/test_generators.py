@@ -130,6 +130,22 @@ def test_the_recurrence_is_that_of_torch():
         torch.testing.assert_close(made(code), expected)
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_fused_recurrence_of_training_is_the_written_one(layers):
+    made = LSTMGenerator(window=20, code=3, width=5, layers=layers)
+    code = normal(4, 3)
+    fused, view = made.fake(code)
+    written = made(code)
+    torch.testing.assert_close(fused, written)
+    torch.testing.assert_close(view[:, 0], written)
+    a, b = (
+        torch.autograd.grad(x.square().sum(), made.parameters())
+        for x in (fused, written)
+    )
+    for now, then in zip(a, b, strict=True):
+        torch.testing.assert_close(now, then, rtol=1e-4, atol=1e-5)
+
+
 def test_derivatives_run_forward_and_backward():
     made = LSTMGenerator(window=30, code=3, width=8, layers=1)
     z, step = normal(2, 3), normal(2, 3, seed=1)

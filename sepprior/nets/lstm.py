@@ -16,7 +16,7 @@ class LSTMCell(nn.Module):
 
     ``i, f, o = sigmoid(...)``, ``g = tanh(...)``, ``c <- f c + i g``, ``h = o tanh c``.
     Written out because the fused kernels have no forward-mode derivative, which the
-    error bars of a separation need.
+    error bars of a separation need; training, which does not, uses them.
 
     Args:
         inputs: size of the input.
@@ -80,10 +80,7 @@ class LSTMGenerator(WaveformGenerator):
 
     def forward(self, code: Tensor) -> Tensor:
         """Waveforms (B, N), in units of the recording's standard deviation."""
-        states = [
-            pair.chunk(2, -1)
-            for pair in torch.tanh(self.start(code)).chunk(len(self.cells), -1)
-        ]
+        states = self._first_states(code)
         first = self.cells[0]
         assert isinstance(first, LSTMCell)
         driven = first.input(code)
@@ -97,3 +94,38 @@ class LSTMGenerator(WaveformGenerator):
                 below = states[i][0]
             outputs.append(below)
         return self.output(torch.stack(outputs, 1)).squeeze(-1)
+
+    @torch.compiler.disable
+    def fake(self, code: Tensor) -> tuple[Tensor, Tensor]:
+        """The same by the fused kernel, which has a backward derivative alone.
+
+        It is as fast as it gets: ``torch.compile`` leaves it as it is.
+        """
+        h, c = (
+            torch.stack(part) for part in zip(*self._first_states(code), strict=True)
+        )
+        weights = []
+        for cell in self.cells:
+            assert isinstance(cell, LSTMCell)
+            bias = cell.input.bias
+            weights += [cell.input.weight, cell.recurrent.weight]
+            weights += [bias, torch.zeros_like(bias)]
+        inputs = code.unsqueeze(1).expand(-1, self.window, -1)
+        states, _, _ = torch.lstm(
+            inputs,
+            [h, c],
+            weights,
+            has_biases=True,
+            num_layers=len(self.cells),
+            dropout=0.0,
+            train=self.training,
+            bidirectional=False,
+            batch_first=True,
+        )
+        waveform = self.output(states).squeeze(-1)
+        return waveform, self.view(waveform)
+
+    def _first_states(self, code: Tensor) -> list[tuple[Tensor, ...]]:
+        """State h and memory c (B, H) of each layer before the first sample."""
+        pairs = torch.tanh(self.start(code)).chunk(len(self.cells), -1)
+        return [pair.chunk(2, -1) for pair in pairs]
