@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -13,7 +15,10 @@ from sepprior.errors import SeppriorError
 
 
 def checked_measurements(x: ArrayLike | Tensor) -> tuple[bool, np.ndarray]:
-    """Measurements as (B, N) float64, and whether there was a single one."""
+    """Measurements as (B, N) float64, and whether there was a single one.
+
+    A copy, but of a read-only array, which nobody will change.
+    """
     raw = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
     if raw.dtype.kind not in "fiub":
         raise SeppriorError(
@@ -23,13 +28,22 @@ def checked_measurements(x: ArrayLike | Tensor) -> tuple[bool, np.ndarray]:
         raise SeppriorError(
             f"x has shape {raw.shape}; give one measurement (N,) or a batch (B, N)"
         )
-    data = np.atleast_2d(raw).astype(np.float64)
+    data = np.ascontiguousarray(np.atleast_2d(raw))
+    if data.flags.writeable or data.dtype != np.float64:
+        data = data.astype(np.float64)
     if not len(data):
         raise SeppriorError(f"x has shape {raw.shape}: no measurement; give at least 1")
     for index, row in enumerate(data):
         name = "x" if raw.ndim == 1 else f"measurement {index} of x"
         _check_row(row, name)
     return raw.ndim == 1, data
+
+
+def tensor_of(data: np.ndarray, device: torch.device) -> Tensor:
+    """Measurements as a tensor that is not written to; on a CPU they share memory."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(data).to(device)
 
 
 def _check_row(row: np.ndarray, name: str) -> None:
@@ -39,15 +53,16 @@ def _check_row(row: np.ndarray, name: str) -> None:
             f"{name} has {infinite.sum()} infinite values, the first at sample "
             f"{int(infinite.argmax())}; mark missing samples with NaN"
         )
-    present = row[~np.isnan(row)]
-    if len(present) < MIN_SAMPLES:
+    present = len(row) - int(np.isnan(row).sum())
+    if present < MIN_SAMPLES:
         raise SeppriorError(
-            f"{name} has {len(present)} samples that are not NaN; "
+            f"{name} has {present} samples that are not NaN; "
             f"at least {MIN_SAMPLES} are needed"
         )
-    if present.min() == present.max():
+    low, high = np.nanmin(row), np.nanmax(row)
+    if low == high:
         raise SeppriorError(
-            f"{name} is constant ({present[0]:.6g}): there is nothing to separate; "
+            f"{name} is constant ({low:.6g}): there is nothing to separate; "
             "check the column and the instrument"
         )
 

@@ -182,11 +182,11 @@ def write_separation(
     """
     with whole_files(*paths) as (table, fit, *picture):
         with table.open("w", newline="", encoding="utf-8") as file:
-            for begin in range(0, len(measurement.time), ROWS_AT_ONCE):
+            for begin in range(0, len(measurement.values), ROWS_AT_ONCE):
                 part = slice(begin, begin + ROWS_AT_ONCE)
                 noise = result.measurement[part] - result.signal[part]
                 columns = {
-                    "time": measurement.time[part],
+                    "time": measurement.time_of(part),
                     "measurement": result.measurement[part],
                     "signal": result.signal[part],
                     "noise": noise,
@@ -217,7 +217,7 @@ def fit_summary(measurement: Measurement, result: Separation) -> dict[str, Any]:
             "name": measurement.name,
             "source": measurement.source,
             "samples": len(measurement.values),
-            "start": float(measurement.time[0]),
+            "start": measurement.start,
         },
     }
 

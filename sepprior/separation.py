@@ -14,6 +14,7 @@ from sepprior.arguments import (
     check_signal,
     checked_band,
     checked_measurements,
+    tensor_of,
 )
 from sepprior.checkpoint import resolve_device
 from sepprior.formatting import units_of
@@ -134,7 +135,7 @@ def separate(
     count = components
     if count == "auto":
         record = lay_out(
-            torch.from_numpy(data).to(prior.device),
+            tensor_of(data, prior.device),
             window=prior.window,
             level=prior.level,
             sample_rate=rate,
@@ -159,7 +160,7 @@ def separate(
     parts = []
     for begin in range(0, len(data), step):
         record = lay_out(
-            torch.from_numpy(data[begin : begin + step]).to(prior.device),
+            tensor_of(data[begin : begin + step], prior.device),
             window=prior.window,
             level=prior.level,
             sample_rate=rate,

@@ -6,6 +6,7 @@ from sepprior.comparison import Measure
 from sepprior.errors import SeppriorError
 from sepprior.fidelity import Fidelity
 from sepprior.plotting import envelope, plot_fidelity, plot_separation
+from sepprior.plotting.style import extremes
 from sepprior.result import Parameter, Separation
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -76,6 +77,22 @@ def test_envelope_of_a_single_spike_and_of_gaps():
     assert x[np.nanargmax(short)] == 77_777
     assert np.isnan(short[(x > 5_500) & (x < 14_500)]).all()
     assert np.isfinite(short[x > 15_500]).all()
+
+
+def test_a_long_curve_is_worked_out_in_pieces(monkeypatch):
+    y = np.random.default_rng(0).standard_normal(4_321)
+    whole = extremes(lambda part: y[part], len(y), bins=50)
+    asked = []
+
+    def piece(part):
+        asked.append(part)
+        return y[part]
+
+    monkeypatch.setattr("sepprior.plotting.style._SAMPLES_AT_ONCE", 1000)
+    again = extremes(piece, len(y), bins=50)
+    assert len(asked) == 5
+    for now, then in zip(again, whole, strict=True):
+        np.testing.assert_array_equal(now, then)
 
 
 def test_short_curves_are_left_alone():

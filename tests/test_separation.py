@@ -52,6 +52,18 @@ def test_batches_lists_and_tensors_agree_with_single_calls(kind, request):
     assert np.allclose(values(single), values(batch.select(0)), rtol=1e-2, atol=1e-2)
 
 
+def test_what_can_change_is_copied_and_what_cannot_is_not(gaussian_prior):
+    x = measurement()
+    result = sepprior.separate(x, gaussian_prior)
+    assert not np.shares_memory(result.measurement, x)
+    x.flags.writeable = False
+    again = sepprior.separate(x, gaussian_prior)
+    assert np.shares_memory(again.measurement, x)
+    assert np.array_equal(values(again), values(result))
+    backwards = sepprior.separate(x[::-1], gaussian_prior)
+    assert np.array_equal(backwards.measurement, x[::-1])
+
+
 def test_chunks_do_not_change_the_answer(gaussian_prior, monkeypatch):
     x = np.stack([measurement(seed=s) for s in range(5)])
     whole = values(sepprior.separate(x, gaussian_prior))

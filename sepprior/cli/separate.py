@@ -264,8 +264,11 @@ def separate_command(
 
     results: dict[int, Separation] = {}
     for rate, members in _batches(measurements, alone=components == "auto"):
+        values = [measurements[index].values for index in members]
+        x = values[0][None] if len(values) == 1 else np.stack(values)
+        x.flags.writeable = False  # so that it is not copied once more
         batch = separate(
-            np.stack([measurements[index].values for index in members]),
+            x,
             prior,
             signal=form,
             sample_rate=rate,
@@ -341,7 +344,7 @@ def _with_rate(item: Measurement, prior: Prior) -> Measurement:
     say_rate_is_assumed(item.name, prior)
     # Without a rate the time of a measurement is counted in samples.
     return replace(
-        item, sample_rate=prior.sample_rate, time=item.time / prior.sample_rate
+        item, sample_rate=prior.sample_rate, start=item.start / prior.sample_rate
     )
 
 
@@ -380,6 +383,6 @@ def _deliver(
         click.echo(to_json(fit_summary(item, result)))
         return
     click.echo(f"{item.name}\n\n{result.report()}")
-    if item.time[0] != 0:
-        click.echo(f"phase: at the first sample, at {item.time[0]:.9g} s")
+    if item.start != 0:
+        click.echo(f"phase: at the first sample, at {item.start:.9g} s")
     click.echo(f"\nwritten: {', '.join(map(str, files))}\n")

@@ -70,12 +70,11 @@ class MeasurementStream:
 
     def load(self) -> Measurement:
         """The whole measurement in memory."""
-        values = np.array(self.values[0 : len(self.values)])
         return Measurement(
             name=self.name,
             source=self.source,
-            time=self.start + np.arange(len(values)) / (self.sample_rate or 1.0),
-            values=values,
+            start=self.start,
+            values=np.array(self.values[0 : len(self.values)]),
             sample_rate=self.sample_rate,
         )
 
@@ -88,18 +87,30 @@ class Measurement:
         name: stem of the file, followed by the column and the segment where the file
             has several; no two measurements read together share a name.
         source: the file.
-        time: times of the samples in s, shape (N,), uniform: the first time in the
-            file plus whole numbers of samples. Without a sample rate, the number of
-            the sample.
+        start: time of the first sample in s; without a sample rate, its number.
         values: samples in the file's units, shape (N,), NaN where missing.
         sample_rate: in Hz; None if neither the file nor the caller told it.
     """
 
     name: str
     source: str
-    time: NDArray[np.float64]
+    start: float
     values: NDArray[np.float64]
     sample_rate: float | None
+
+    @property
+    def time(self) -> NDArray[np.float64]:
+        """Times of the samples in s, shape (N,), uniform; made when asked for.
+
+        The first time in the file plus whole numbers of samples. Without a sample rate,
+        the numbers of the samples.
+        """
+        return self.time_of(slice(0, len(self.values)))
+
+    def time_of(self, part: slice) -> NDArray[np.float64]:
+        """Times of some of the samples in s."""
+        numbers = np.arange(*part.indices(len(self.values)))
+        return self.start + numbers / (self.sample_rate or 1.0)
 
 
 def read_recordings(

@@ -56,6 +56,8 @@ class LSTMGenerator(WaveformGenerator):
         layers: number of layers.
     """
 
+    compilable = False
+
     def __init__(self, *, window: int, code: int, width: int, layers: int) -> None:
         super().__init__()
         self.window, self.code, self.width = window, code, width
@@ -95,11 +97,10 @@ class LSTMGenerator(WaveformGenerator):
             outputs.append(below)
         return self.output(torch.stack(outputs, 1)).squeeze(-1)
 
-    @torch.compiler.disable
     def fake(self, code: Tensor) -> tuple[Tensor, Tensor]:
         """The same by the fused kernel, which has a backward derivative alone.
 
-        It is as fast as it gets: ``torch.compile`` leaves it as it is.
+        It is as fast as it gets, and not to be compiled.
         """
         h, c = (
             torch.stack(part) for part in zip(*self._first_states(code), strict=True)

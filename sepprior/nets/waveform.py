@@ -21,6 +21,8 @@ class WaveformGenerator(nn.Module):
     """
 
     window: int
+    compilable: bool = True
+    """Whether `fake` gains by ``torch.compile``."""
 
     def structure(self) -> dict[str, Any]:
         """Arguments that rebuild the module, JSON-able."""

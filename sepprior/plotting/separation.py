@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from sepprior.plotting.style import (
     INK,
     ORANGE,
     envelope,
+    extremes,
     few_plain_ticks,
     legend_above,
     new_figure,
@@ -36,6 +38,7 @@ _CLOSE_UP_SAMPLES = (40, 3000)
 _CLOSE_UP_BELOW = 0.5  # of the record: a longer close-up shows nothing new
 _PEAK_RESOLUTIONS = 6  # half width of the close-up of the peak, in 1 / duration
 _MARKERS_BELOW = 400  # samples up to which single ones are marked
+_HISTOGRAM_SAMPLES = 2**20  # of more, every k-th is counted
 _Z95 = 1.959963984540054  # normal quantile of the two-sided 95 % interval
 
 
@@ -134,10 +137,9 @@ def _frequencies(result: Separation) -> list[float]:
 
 def _close_up(result: Separation) -> slice | None:
     """A few periods from where there are fewest gaps, near the middle if it can be."""
-    n_samples = len(result.time)
-    step = (result.time[-1] - result.time[0]) / (n_samples - 1)
+    n_samples = len(result.measurement)
     slowest = min(_frequencies(result), default=np.nan)
-    length = _CLOSE_UP_PERIODS / (slowest * step)
+    length = _CLOSE_UP_PERIODS * result.sample_rate / slowest
     if not np.isfinite(length):
         length = _CLOSE_UP_SAMPLES[0]
     length = int(np.clip(length, *_CLOSE_UP_SAMPLES))
@@ -158,18 +160,31 @@ def _near_peak(result: Separation) -> tuple[float, float] | None:
     peak = frequency[np.nanargmax(gain)]
     fitted = _frequencies(result)
     centre = min(fitted, key=lambda f: abs(f - peak)) if fitted else peak
-    half = _PEAK_RESOLUTIONS / max(result.time[-1] - result.time[0], 1e-300)
+    half = _PEAK_RESOLUTIONS * result.sample_rate / len(result.measurement)
     inside = np.abs(frequency - centre) <= half
     if 2 * half > 0.5 * (frequency[-1] - frequency[0]) or inside.sum() < 7:
         return None
     return centre - half, centre + half
 
 
+def _curve(
+    result: Separation, part: slice, values: Callable[[slice], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Times and values of the envelope of a part; `values` gives any part of them."""
+    first, last, _ = part.indices(len(result.measurement))
+
+    def shifted(piece: slice) -> np.ndarray:
+        return values(slice(first + piece.start, first + piece.stop))
+
+    index, kept = extremes(shifted, last - first)
+    return (first + index) / result.sample_rate, kept
+
+
 def _draw_signal(axes: Axes, result: Separation, part: slice) -> None:
-    time, signal = result.time[part], result.signal[part]
-    x, y = envelope(time, result.measurement[part])
-    dense = len(x) < len(time)
-    marked = len(time) <= _MARKERS_BELOW
+    x, y = _curve(result, part, lambda piece: result.measurement[piece])
+    first, last, _ = part.indices(len(result.measurement))
+    dense = len(x) < last - first
+    marked = last - first <= _MARKERS_BELOW
     axes.plot(
         x,
         y,
@@ -181,10 +196,10 @@ def _draw_signal(axes: Axes, result: Separation, part: slice) -> None:
         label="measurement",
     )
     if not dense:
-        band = result.signal_band[part]
+        signal, band = result.signal[part], result.signal_band[part]
         for width, alpha, label in ((_Z95, 0.2, "95 % band"), (1.0, 0.4, "68 % band")):
             axes.fill_between(
-                time,
+                x,
                 signal - width * band,
                 signal + width * band,
                 color=BLUE,
@@ -193,7 +208,7 @@ def _draw_signal(axes: Axes, result: Separation, part: slice) -> None:
                 label=label,
             )
     axes.plot(
-        *envelope(time, signal),
+        *_curve(result, part, lambda piece: result.signal[piece]),
         color=BLUE,
         linewidth=0.6 if dense else 1.4,
         alpha=0.8 if dense else 1.0,
@@ -203,19 +218,22 @@ def _draw_signal(axes: Axes, result: Separation, part: slice) -> None:
 
 
 def _draw_noise(axes: Axes, result: Separation, part: slice) -> None:
-    time = result.time[part]
-    noise = result.measurement[part] - result.signal[part]
+    x, noise = _curve(
+        result, part, lambda piece: result.measurement[piece] - result.signal[piece]
+    )
     axes.plot(
-        *envelope(time, noise),
+        x,
+        noise,
         color=GREY,
         linewidth=0.9,
         label="measurement \N{MINUS SIGN} signal",
     )
-    coherent = result.coherent[part]
+    x, coherent = _curve(result, part, lambda piece: result.coherent[piece])
     reach = [np.ptp(x[np.isfinite(x)]) for x in (coherent, noise)]
     if reach[0] > 1e-9 * reach[1]:  # else it is the level of the noise alone
         axes.plot(
-            *envelope(time, coherent),
+            x,
+            coherent,
             color=ORANGE,
             linewidth=1.2,
             label="of which coherent, as decoded by the prior",
@@ -224,8 +242,8 @@ def _draw_noise(axes: Axes, result: Separation, part: slice) -> None:
 
 
 def _draw_whitened(axes: Axes, result: Separation) -> None:
-    x, y = envelope(result.time, result.whitened)
-    if len(result.time) <= 3 * _MARKERS_BELOW:
+    x, y = _curve(result, slice(None), lambda piece: result.whitened[piece])
+    if len(result.whitened) <= 3 * _MARKERS_BELOW:
         axes.plot(x, y, ".", color=GREEN, markersize=4, alpha=0.8)
     else:
         axes.plot(x, y, color=GREEN, linewidth=0.6)
@@ -240,7 +258,8 @@ def _draw_whitened(axes: Axes, result: Separation) -> None:
 def _draw_histogram(
     axes: Axes, whitened: np.ndarray, *, limits: tuple[float, float]
 ) -> None:
-    values = whitened[np.isfinite(whitened)]
+    values = whitened[:: max(1, len(whitened) // _HISTOGRAM_SAMPLES)]
+    values = values[np.isfinite(values)]
     bins = int(np.clip(len(values) ** 0.5, 8, 60) * max(limits[1] / 3.5, 1))
     axes.hist(
         values,

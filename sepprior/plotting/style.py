@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 GREY, INK = "#8C8C8C", "#333333"
 
 _ENVELOPE_BINS = 1500  # about one per pixel of the widest panel
+_SAMPLES_AT_ONCE = 2**18  # of a long curve
 
 
 def envelope(
@@ -33,9 +35,41 @@ def envelope(
         y: (N,)
         bins: number of runs.
     """
-    if len(y) <= 2 * bins:
+    index, values = extremes(lambda part: y[part], len(y), bins=bins)
+    if len(index) == len(y):
         return x, y
-    width = math.ceil(len(y) / bins)
+    return x[index], values
+
+
+def extremes(
+    values: Callable[[slice], np.ndarray], n: int, *, bins: int = _ENVELOPE_BINS
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `envelope` keeps of a curve that is worked out piece by piece.
+
+    Args:
+        values: gives a part of the curve.
+        n: samples of the whole curve.
+        bins: number of runs.
+
+    Returns:
+        The numbers of the kept samples, rising, and their values.
+    """
+    if n <= 2 * bins:
+        return np.arange(n), values(slice(0, n))
+    width = math.ceil(n / bins)
+    piece = width * max(1, _SAMPLES_AT_ONCE // width)
+    kept = [
+        _extremes_of(values(slice(begin, min(begin + piece, n))), begin, width)
+        for begin in range(0, n, piece)
+    ]
+    index, found = (np.concatenate(part) for part in zip(*kept, strict=True))
+    return index, found
+
+
+def _extremes_of(
+    y: np.ndarray, begin: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Those of one piece, whose first sample has the number `begin`."""
     runs = math.ceil(len(y) / width)
     padded = np.full(runs * width, np.nan)
     padded[: len(y)] = y
@@ -45,7 +79,7 @@ def envelope(
     highest = np.where(gaps, -np.inf, rows).argmax(1)
     kept = np.sort(np.stack([lowest, highest], axis=1), axis=1)
     index = (kept + width * np.arange(runs)[:, None]).ravel()
-    return x[index], y[index]
+    return begin + index, y[index]
 
 
 def new_figure(width: float, height: float) -> Figure:

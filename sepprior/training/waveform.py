@@ -120,7 +120,7 @@ class WaveformTrainer:
         )
         self._objective = self.ranks.step(self.generator, self._generator_loss)
         self._fake = self.generator.fake
-        if config.compile:
+        if config.compile and self.generator.compilable:
             # The generator alone: compiled code has no second derivative, which the
             # critic's penalty takes.
             self._fake = torch.compile(self.generator.fake)
