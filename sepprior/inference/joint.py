@@ -27,6 +27,8 @@ from sepprior.priors.base import Decoded
 from sepprior.priors.marginal import decode_tangents, latent_information
 from sepprior.signals.form import Form, clamp, prior_energy
 
+DECODED_AT_ONCE = 64
+"""Windows that proposals are decoded for together."""
 MAX_EVALUATIONS = 30
 FINAL_STEPS = 3
 GAP_NUMBERS = 2**25
@@ -179,16 +181,21 @@ class JointProblem:
         best = dict(vars(decoded))
         best_energy = conditional_energy(features, decoded)
         best_energy = best_energy + self.prior.latent_energy(best_z)
-        for candidate in proposals:
-            decoded = self.decode(candidate)
-            each = conditional_energy(features, decoded)
-            each = each + self.prior.latent_energy(candidate)
-            won = each < best_energy
-            best_energy = torch.where(won, each, best_energy)
-            best_z = torch.where(won.unsqueeze(-1), candidate, best_z)
-            for name, value in vars(decoded).items():
-                mask = won.view(won.shape + (1,) * (value.dim() - won.dim()))
-                best[name] = torch.where(mask, value, best[name])
+        # Of few problems several candidates are decoded together: a call costs as much.
+        at_once = max(1, DECODED_AT_ONCE // max(1, best_energy.numel()))
+        for group in proposals.split(at_once) if len(proposals) else ():
+            decoded = self.decode(group)
+            energies = conditional_energy(features, decoded)
+            energies = energies + self.prior.latent_energy(group)
+            for candidate, each, *parts in zip(
+                group, energies, *vars(decoded).values(), strict=True
+            ):
+                won = each < best_energy
+                best_energy = torch.where(won, each, best_energy)
+                best_z = torch.where(won.unsqueeze(-1), candidate, best_z)
+                for name, value in zip(best, parts, strict=True):
+                    mask = won.view(won.shape + (1,) * (value.dim() - won.dim()))
+                    best[name] = torch.where(mask, value, best[name])
         return best_z, Decoded(**best)
 
     def refit(

@@ -38,6 +38,8 @@ RIVAL = 0.8
 SPLITS = (0.2, 0.4)
 """Half distances at which a peak is split in two, in units of 1 / T."""
 DRAWS_AT_ONCE = 64
+FITTED_AT_ONCE = 256
+"""Windows of all starts up to which these are fitted together."""
 HOPELESS = 12.0
 """Nats by which a start may trail the best one and still be refined."""
 ALIKE = 3.0
@@ -129,6 +131,19 @@ class _Fitter:
             steps=form.steps,
         )
 
+    def fit_each(self, form: Form, starts: list[Tensor]) -> list[Fit]:
+        """One fit for each of some nonlinear starts (B, P - L).
+
+        Of few short measurements all at once: a call costs as much.
+        """
+        n, together = len(self.which), self.which.repeat(len(starts))
+        if len(together) * self.record.x.shape[1] > FITTED_AT_ONCE:
+            return [self.fit(form, self.solve(form, start)) for start in starts]
+        fitter = self.select(together)
+        fit = fitter.fit(form, fitter.solve(form, torch.cat(starts)))
+        parts = zip(*(part.split(n) for part in vars(fit).values()), strict=True)
+        return [Fit(*part) for part in parts]
+
     def energy(self, form: Form, theta: Tensor) -> Tensor:
         """Half the squares of the whitened residual, (B,)."""
         signal = form.evaluate(self.record.t, theta).unsqueeze(1)
@@ -219,9 +234,7 @@ def _sinusoid_starts(
                 candidates.append(torch.cat([apart, found[:, k : k + 1] + half], 1))
         if last:
             candidates = [f[:, inverse] for f in candidates]
-        fits = ranked(
-            [fitter.fit(part, fitter.solve(part, f)) for f in candidates], n_starts
-        )
+        fits = ranked(fitter.fit_each(part, candidates), n_starts)
         if not last:
             found = fits[0].theta[:, part.n_linear :]
             left = record.x - part.evaluate(record.t, fits[0].theta)
