@@ -9,7 +9,7 @@ import torch
 
 import sepprior
 from sepprior import signals
-from sepprior.inference import pipeline
+from sepprior.inference import search
 from sepprior.inference.detection import no_signal_energy
 from sepprior.inference.joint import JointFit, JointProblem
 from sepprior.inference.least_squares import gls_features
@@ -435,12 +435,12 @@ def test_starts_that_cannot_win_are_not_followed():
     places = [[1.0, 1.0, 2.0], [2.0, 2.0, 2.0], [3.0, 3.0, 4.0], [4.0, 1.05, 5.0]]
     fits = fits_of(energy, places)
     alike = torch.full((3, 1), 0.1, dtype=torch.float64)
-    kept = pipeline._worth_following(fits, 3, alike)
+    kept = search._worth_following(fits, 3, alike)
     pairs = {(int(row) // 3, int(row) % 3) for row in kept}
     # The first keeps three of four; of the second the rest trails, or is where the
     # best is; of the third one is the best's double and one is lost.
     assert pairs == {(1, 0), (3, 0), (0, 0), (0, 1), (0, 2), (2, 2)}
     which = kept % 3
-    best, second = pipeline._ranked(fits.energy[kept], which, 3)
+    best, second = search._ranked(fits.energy[kept], which, 3)
     assert kept[best].tolist() == [3, 1, 2]
     assert kept[second].tolist() == [9, 1, 8]

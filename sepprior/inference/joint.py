@@ -61,6 +61,25 @@ class JointFit:
         return JointFit(*(getattr(self, name)[which] for name in vars(self)))
 
 
+@dataclass(frozen=True)
+class Optimum:
+    """Joint optima of B measurements, with their error bars.
+
+    Attributes:
+        fit: of B problems.
+        marginal: covariance of theta with the latents free, (B, P, P).
+        conditional: the same with the latents fixed, (B, P, P).
+        volume: half the log-determinant of the whole Hessian, (B,).
+        agreement: share of the starts that ended there, (B,).
+    """
+
+    fit: JointFit
+    marginal: Tensor
+    conditional: Tensor
+    volume: Tensor
+    agreement: Tensor
+
+
 class JointProblem:
     """The joint energy of a batch of measurements under a prior.
 
@@ -133,7 +152,7 @@ class JointProblem:
         best: JointFit | None = None
         if n_starts is None:
             n_starts = len(theta) // len(self.record.x)
-        starts = _number_within(which), n_starts
+        starts = number_within(which), n_starts
         with torch.no_grad():
             known = None if z is None else (z, self.decode(z))
         for _ in range(rounds):
@@ -395,7 +414,7 @@ class JointProblem:
         )
 
 
-def _number_within(which: Tensor) -> Tensor:
+def number_within(which: Tensor) -> Tensor:
     """How many earlier problems each problem's measurement has, (Q,)."""
     order = which.argsort(stable=True)
     count = torch.bincount(which)

@@ -15,7 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sepprior.inference.joint import DECREASE_TOLERANCE, JointFit, JointProblem
+from sepprior.inference.joint import (
+    DECREASE_TOLERANCE,
+    JointFit,
+    JointProblem,
+    Optimum,
+)
 from sepprior.inference.least_squares import (
     inverse_information,
     moved,
@@ -34,23 +39,6 @@ NEGLIGIBLE = 5e-3
 SEARCH_ROUNDS = 2
 EVALUATIONS_AGAIN = 12
 """Evaluations of the energy for latents that were nearly right at the last theta."""
-
-
-@dataclass(frozen=True)
-class LongFit:
-    """The joint optimum of one measurement of W windows.
-
-    Attributes:
-        fit: theta (1, P), z (1, W, K), missing (1, W, N), energy (1,), converged (1,).
-        marginal: covariance of theta with the latents free, (1, P, P).
-        conditional: the same with the latents fixed, (1, P, P).
-        volume: half the log-determinant of the whole Hessian, (1,).
-    """
-
-    fit: JointFit
-    marginal: Tensor
-    conditional: Tensor
-    volume: Tensor
 
 
 @dataclass(frozen=True)
@@ -75,7 +63,7 @@ def fit_sections(
     *,
     form: Form,
     generator: torch.Generator,
-) -> LongFit:
+) -> Optimum:
     """Newton's method for theta, the latents at their best at each of its steps.
 
     The information is that of the start until the end: steps become small long before
@@ -87,6 +75,9 @@ def fit_sections(
         theta: where to start, (1, P).
         form: the signal.
         generator: for the latents' proposals.
+
+    Returns:
+        The optimum; its volume is that of the whole Hessian.
     """
     sections = [
         record.windows(slice(begin, begin + SECTION))
@@ -139,11 +130,12 @@ def fit_sections(
         small & (surprise < 2 * slack),
     )
     volume = 0.5 * torch.linalg.slogdet(curvature.freed).logabsdet
-    return LongFit(
+    return Optimum(
         fit,
         inverse_information(curvature.freed),
         inverse_information(curvature.corner),
         curvature.volume + volume,
+        torch.ones_like(volume),
     )
 
 

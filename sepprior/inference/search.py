@@ -1,0 +1,207 @@
+"""The joint optimum of theta and latents, searched from several starts.
+
+B measurements of W windows, S starts of each, P parameters of which L are linear.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from sepprior.inference.joint import JointFit, JointProblem, Optimum, number_within
+from sepprior.inference.least_squares import Fit
+from sepprior.inference.record import Record
+from sepprior.inference.sections import fit_sections
+from sepprior.inference.starts import HOPELESS, alike_within
+from sepprior.priors import LatentPrior
+from sepprior.signals.form import Form
+
+N_KEPT = 3
+"""Starts at most that are still followed after the first round of the search."""
+ROUNDS = 3
+"""Alternations between the latent's proposals and the signal's fit."""
+MOST_LONG_STARTS = 2
+
+
+def search_together(
+    prior: LatentPrior,
+    record: Record,
+    starts: list[Fit],
+    *,
+    form: Form,
+    generator: torch.Generator,
+) -> Optimum:
+    """Latents of all windows and theta together, from several starts.
+
+    Args:
+        prior: the noise prior.
+        record: B measurements.
+        starts: fits of all of them, that of generalised least squares first.
+        form: the signal.
+        generator: for the latents' proposals.
+    """
+    problem = JointProblem(prior, record, form=form)
+    n = len(record.x)
+    everyone = torch.arange(n, device=record.x.device)
+    which = everyone.repeat(len(starts))
+    theta = torch.cat([fit.theta for fit in starts])
+    filled = _interpolate(record)[which]
+    first = problem.search(
+        theta,
+        filled,
+        which,
+        candidates=prior.n_candidates,
+        rounds=1,
+        generator=generator,
+    )
+    alike = alike_within(form, starts[0])
+    kept = _worth_following(first, form.n_linear, alike)
+    first, which = first.select(kept), which[kept]
+    searched = problem.search(
+        first.theta,
+        first.missing,
+        which,
+        candidates=prior.n_candidates,
+        rounds=ROUNDS - 1,
+        generator=generator,
+        z=first.z,
+        n_starts=N_KEPT,
+    )
+    best, second = _ranked(searched.energy, which, n)
+    fit = problem.minimise(searched.select(best), everyone)
+    fit = _try_second(problem, fit, searched, best, second, alike)
+    marginal, conditional, volume = problem.hessian(fit, everyone).summary()
+    at = slice(form.n_linear, None)
+    close = ((searched.theta - fit.theta[which])[:, at].abs() < alike[which]).all(-1)
+    followed = torch.bincount(which, minlength=n)
+    agreement = torch.bincount(which, close.double(), minlength=n) / followed
+    return Optimum(fit, marginal, conditional, volume, agreement)
+
+
+def _worth_following(fits: JointFit, n_linear: int, alike: Tensor) -> Tensor:
+    """Rows that could still win, of fits from S starts of each of n measurements.
+
+    The best of each measurement, and of the next ones those that trail by less than
+    `HOPELESS` and have nonlinear parameters of their own: `N_KEPT` at most.
+
+    Args:
+        fits: S n of them, start by start.
+        n_linear: number of linear parameters.
+        alike: differences of the others below which two answers are one, (n, P - L).
+    """
+    n = len(alike)
+    energy = fits.energy.view(-1, n).nan_to_num(nan=torch.inf)
+    order = energy.argsort(0)
+    everyone = torch.arange(n, device=order.device)
+    places = fits.theta[:, n_linear:].unflatten(0, (-1, n))
+    places = places[order, everyone]
+    kept = torch.zeros_like(order, dtype=torch.bool)
+    for s in range(len(order)):
+        near = ((places[:s] - places[s]).abs() < alike).all(-1) & kept[:s]
+        close = energy[order[s], everyone] - energy[order[0], everyone] < HOPELESS
+        kept[s] = close & ~near.any(0) & (kept[:s].sum(0) < N_KEPT)
+    kept[0] = True
+    return (order * n + everyone)[kept]
+
+
+def _ranked(energy: Tensor, which: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Rows of the best fit of each of n measurements and of the second best.
+
+    Where there is one fit alone it is both.
+    """
+    order = energy.nan_to_num(nan=torch.inf).argsort(stable=True)
+    rank = number_within(which[order])
+    first, next_best = order[rank == 0], order[rank == 1]
+    best = order.new_empty(n)
+    best[which[first]] = first
+    second = best.clone()
+    second[which[next_best]] = next_best
+    return best, second
+
+
+def search_in_sections(
+    prior: LatentPrior,
+    record: Record,
+    starts: list[Fit],
+    *,
+    form: Form,
+    generator: torch.Generator,
+) -> Optimum:
+    """The same for long measurements, one after the other."""
+    alike = alike_within(form, starts[0])
+    first_draws = generator.get_state()
+    rows = []
+    for b in range(len(record.x)):
+        generator.set_state(first_draws)  # whatever else is in the batch
+        one = slice(b, b + 1)
+        tried: list[Optimum] = []
+        for start in starts[:MOST_LONG_STARTS]:
+            q = start.theta[one, form.n_linear :]
+            known = [f.fit.theta[:, form.n_linear :] for f in tried]
+            again = any(bool(((q - k).abs() < alike[one]).all()) for k in known)
+            behind = float(start.energy[b] - starts[0].energy[b])
+            if again or behind > HOPELESS:
+                continue
+            tried.append(
+                fit_sections(
+                    prior,
+                    record.select(one),
+                    start.theta[one],
+                    form=form,
+                    generator=generator,
+                )
+            )
+        best = min(tried, key=lambda found: float(found.fit.energy))
+        places = torch.cat([f.fit.theta[:, form.n_linear :] for f in tried])
+        close = (places - best.fit.theta[:, form.n_linear :]).abs() < alike[one]
+        agreement = close.all(-1).double().mean(0, keepdim=True)
+        rows.append(replace(best, agreement=agreement))
+    fits = [row.fit for row in rows]
+    return Optimum(
+        JointFit(*(torch.cat([getattr(f, k) for f in fits]) for k in vars(fits[0]))),
+        *(
+            torch.cat([getattr(row, k) for row in rows])
+            for k in ("marginal", "conditional", "volume", "agreement")
+        ),
+    )
+
+
+def _try_second(
+    problem: JointProblem,
+    fit: JointFit,
+    searched: JointFit,
+    first: Tensor,
+    next_best: Tensor,
+    alike: Tensor,
+) -> JointFit:
+    """Refine the second-best start where it could still win, and keep the better.
+
+    That is where it trails by little and sits at other nonlinear parameters: at the
+    same ones the search has already chosen between the two latents.
+    """
+    best, second = searched.select(first), searched.select(next_best)
+    close = second.energy - best.energy < HOPELESS
+    shift = (second.theta - best.theta)[:, problem.form.n_linear :].abs()
+    worth = close & (shift > alike).any(-1)
+    rows = worth.nonzero().flatten()
+    if not len(rows):
+        return fit
+    other = problem.minimise(second.select(rows), rows)
+    won = other.energy < fit.energy[rows]
+    merged = {}
+    for name in vars(fit):
+        value = getattr(fit, name).clone()
+        value[rows[won]] = getattr(other, name)[won]
+        merged[name] = value
+    return JointFit(**merged)
+
+
+def _interpolate(record: Record) -> Tensor:
+    """A first guess of the missing samples: the mean of the present ones."""
+    if bool(record.present.all()):
+        return torch.zeros_like(record.x)
+    count = record.present.flatten(1).sum(-1).clamp_min(1)
+    mean = record.x.flatten(1).sum(-1) / count
+    return torch.where(record.present, 0.0, mean[:, None, None])
