@@ -44,8 +44,8 @@ def psd(pair: Comparison) -> Measure:
         pair.generated_spectra,
         title="PSD error (dB)",
         tolerance=PSD_TOLERANCE_DB,
-        meaning="the spectrum is off: train longer, or give the spectral loss more "
-        "weight",
+        meaning="the spectrum is off: the noise has changed since training, or it "
+        "takes more steps, or more weight of the spectral loss",
     )
 
 
@@ -249,7 +249,8 @@ def heldout_nll(nll: np.ndarray, gaussian: np.ndarray) -> Measure:
         limit=NLL_TOLERANCE + _SIGMAS * stderr,
         stderr=stderr,
         meaning="held-out noise is less likely than under Gaussian noise of the same "
-        "autocovariance: train longer, or use the gaussian prior",
+        "autocovariance: the noise has changed since training, or it takes more steps; "
+        "or use the gaussian prior",
     )
 
 
