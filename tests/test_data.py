@@ -33,6 +33,7 @@ from sepprior.data import (
     series,
     split_recording,
 )
+from sepprior.data.series import LazySeries, scaled
 from sepprior.errors import SeppriorError
 
 RATE = 250.0
@@ -963,3 +964,56 @@ def test_real_recordings():
     assert "train, measure_noiseonly" in message_of(
         read_recordings, folder / "seis_sts2.npz"
     )
+
+
+# --- names and units of the time column -----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "factor"),
+    [
+        ("Time (s)", 1.0),
+        ("Zeit [ms]", 1e3),
+        ("t_us", 1e6),
+        ("time/ns", 1e9),
+        ("Elapsed Time (min)", 1 / 60),
+        ("seconds", 1.0),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "npz", "h5", "parquet"])
+def test_the_unit_of_a_time_column_is_in_its_name(tmp_path, name, factor, kind):
+    time = 2.0 + TIME
+    columns = {name: time * factor, "voltage": NOISE}
+    path = tmp_path / f"a.{kind}"
+    if kind == "npz":
+        np.savez(path, **{k.replace("/", "_"): v for k, v in columns.items()})
+    elif kind == "h5":
+        with h5py.File(path, "w") as file:
+            for key, value in columns.items():
+                file[key.replace("/", "_")] = value
+    elif kind == "parquet":
+        pd.DataFrame(columns).to_parquet(path)
+    else:
+        pd.DataFrame(columns).to_csv(path, index=False)
+    (measurement,) = read_measurements([path])
+    assert measurement.sample_rate == pytest.approx(RATE)
+    assert measurement.start == pytest.approx(2.0)
+    np.testing.assert_allclose(measurement.values, NOISE)
+
+
+@pytest.mark.parametrize("name", ["ts", "s", "timer", "temperature", "t1", "time (h)"])
+def test_other_names_are_no_times(tmp_path, name):
+    path = tmp_path / "a.csv"
+    pd.DataFrame({name: TIME, "voltage": NOISE}).to_csv(path, index=False)
+    with pytest.raises(SeppriorError, match="several columns"):
+        read_measurements([path])
+
+
+def test_a_long_time_column_is_scaled_as_it_is_read(monkeypatch):
+    monkeypatch.setattr("sepprior.data.series.IN_MEMORY_SAMPLES", 10)
+    times = np.arange(100.0)
+    lazy = scaled(times, 1e-3)
+    assert isinstance(lazy, LazySeries)
+    np.testing.assert_array_equal(lazy[5:9], times[5:9] * 1e-3)
+    np.testing.assert_array_equal(lazy.part(50, 60)[2:4], times[52:54] * 1e-3)
+    assert scaled(times, 1.0) is times

@@ -7,13 +7,13 @@ are compressed and have to fit in memory.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sepprior.data.columns import RATE_NAMES, choose, role_of
+from sepprior.data.columns import RATE_NAMES, choose, role_of, seconds_per_unit
 from sepprior.data.series import (
     MIN_SAMPLES,
     Run,
@@ -22,6 +22,7 @@ from sepprior.data.series import (
     Values,
     as_values,
     check_dtype,
+    scaled,
 )
 from sepprior.errors import SeppriorError
 
@@ -78,6 +79,7 @@ def read_npz(path: Path, column: str | int | None) -> list[Series]:
                     and role_of(name)
                     and shape == headers[names[i]][0][-1:]
                 },
+                time_unit=unit_of_times(headers),
                 sample_rate=rate,
             )
             result.extend(found)
@@ -126,6 +128,12 @@ def read_wav(path: Path, column: str | int | None) -> list[Series]:
     return result
 
 
+def unit_of_times(names: Iterable[str]) -> float:
+    """Seconds in the unit of the first name of a time column, 1 without one."""
+    units = (seconds_per_unit(name) for name in names if role_of(name) == "time")
+    return next(units, 1.0)
+
+
 def rows_of(
     data: Any,
     *,
@@ -133,6 +141,7 @@ def rows_of(
     what: str,
     suffix: str = "",
     roles: Mapping[str | None, Any] | None = None,
+    time_unit: float = 1.0,
     sample_rate: float | None = None,
     owner: object = None,
     rows: range | None = None,
@@ -145,6 +154,7 @@ def rows_of(
         what: begins error messages.
         suffix: name of the array where several are read.
         roles: arrays of shape (M,) by their role: "time", "segment", "label".
+        time_unit: of the times, s.
         sample_rate: rate in Hz, if the file states it.
         owner: kept alive with series that are read lazily.
         rows: rows of a two-dimensional array to read, together; all by default.
@@ -167,6 +177,7 @@ def rows_of(
     time: Values | None = None
     if "time" in roles:
         time = as_values(roles["time"], what=f"{source}, time", owner=owner)
+        time = scaled(time, time_unit)
     runs = _runs(data.shape[-1], roles.get("segment"), roles.get("label"))
     single = data.ndim == 1 or data.shape[0] == 1
     wanted: list[int | None] = [None]

@@ -7,13 +7,18 @@ file and the channels of a WAV file.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from sepprior.errors import SeppriorError
 
-TIME_NAMES = ("time", "t", "time_s", "time (s)", "time [s]")
-"""Names of the column with the time in seconds; case does not matter."""
+_TIME = re.compile(
+    r"(?:time|t|elapsed(?: time)?|seconds|zeit|temps|tiempo)"
+    r"(?:(?:[\s_/]+|\s*[(\[]\s*)(?P<unit>s|sec|seconds|ms|us|µs|μs|ns|min)\s*[)\]]?)?"
+)
+"""Names of the column with the time, in s unless they tell another unit."""
+_SECONDS = {"ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9, "min": 60.0}
 RATE_NAMES = ("sample_rate", "sampling_rate", "samplerate", "fs", "rate")
 """Names of a single number that states the sample rate in Hz."""
 PREFERRED_NAMES = ("value", "measurement", "noise", "x")
@@ -26,16 +31,23 @@ _LISTED = 12  # names shown in an error message
 def role_of(name: str) -> str | None:
     """Role that a column has by its name: time, segment, label or rate, else None."""
     name = base_name(name).lower()
-    if name in TIME_NAMES:
+    if _TIME.fullmatch(name):
         return "time"
     if name in RATE_NAMES:
         return "rate"
     return name if name in ("segment", "label") else None
 
 
+def seconds_per_unit(name: str) -> float:
+    """Seconds in the unit of a time column of this name."""
+    found = _TIME.fullmatch(base_name(name).lower())
+    return _SECONDS.get(found["unit"] or "s", 1.0) if found else 1.0
+
+
 def base_name(name: str) -> str:
     """Name without the groups of an HDF5 path, without surrounding blanks."""
-    return name.rsplit("/", 1)[-1].strip()
+    name = name.strip()
+    return name if _TIME.fullmatch(name.lower()) else name.rsplit("/", 1)[-1].strip()
 
 
 def choose(

@@ -42,6 +42,7 @@ class LazySeries:
         start: first sample of the part.
         stop: one past its last sample; the end of the source by default.
         owner: an object to keep alive as long as the series, such as an open file.
+        factor: by which every sample is multiplied.
     """
 
     def __init__(
@@ -52,9 +53,10 @@ class LazySeries:
         start: int = 0,
         stop: int | None = None,
         owner: object = None,
+        factor: float = 1.0,
     ) -> None:
         self._source, self._row, self._owner = source, row, owner
-        self._start = start
+        self._start, self._factor = start, factor
         self._stop = source.shape[-1] if stop is None else stop
 
     def __len__(self) -> int:
@@ -68,7 +70,8 @@ class LazySeries:
         taken = (
             self._source[part] if self._row is None else self._source[self._row, part]
         )
-        return np.array(taken, dtype=np.float64)
+        values = np.array(taken, dtype=np.float64)
+        return values if self._factor == 1.0 else values * self._factor
 
     def __array__(
         self, dtype: Any = None, copy: bool | None = None
@@ -83,6 +86,7 @@ class LazySeries:
             start=self._start + start,
             stop=self._start + stop,
             owner=self._owner,
+            factor=self._factor,
         )
 
 
@@ -91,6 +95,15 @@ def part_of(values: Values, start: int, stop: int) -> Values:
     if isinstance(values, LazySeries):
         return values.part(start, stop)
     return values[start:stop]
+
+
+def scaled(values: Values, factor: float) -> Values:
+    """A series times a factor, without reading what is not in memory."""
+    if factor == 1.0:
+        return values
+    if isinstance(values, np.ndarray) and len(values) <= IN_MEMORY_SAMPLES:
+        return values * factor
+    return LazySeries(values, stop=len(values), factor=factor)
 
 
 def blocks_of(values: Values, *, block: int = 0) -> Iterator[NDArray[np.float64]]:

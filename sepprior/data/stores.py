@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sepprior.data.arrays import is_series, rows_of, stated_rate
+from sepprior.data.arrays import is_series, rows_of, stated_rate, unit_of_times
 from sepprior.data.columns import RATE_NAMES, choose, role_of
 from sepprior.data.series import LazySeries, Series
 from sepprior.errors import SeppriorError
@@ -175,11 +175,12 @@ def _series(
     for name in chosen:
         data = store.arrays[name]
         group = name.rpartition("/")[0]
-        beside = {
-            role_of(other): item
-            for other, item in reversed(list(store.arrays.items()))
+        others = {
+            other: item
+            for other, item in store.arrays.items()
             if other != name and other.rpartition("/")[0] == group
         }
+        beside = {role_of(other): item for other, item in reversed(others.items())}
         roles = {
             role: _plain_text(item) if role in ("segment", "label") else item
             for role, item in beside.items()
@@ -191,6 +192,7 @@ def _series(
             what=f"{source}, dataset '{name}'" if len(store.arrays) > 1 else source,
             suffix=name if len(chosen) > 1 else "",
             roles=roles,
+            time_unit=unit_of_times(others),
             sample_rate=store.sample_rate(name, beside.get("rate")),
             owner=store.owner,
             rows=rows,

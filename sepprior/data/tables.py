@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepprior.data import series as _series
-from sepprior.data.columns import choose, role_of
+from sepprior.data.columns import choose, role_of, seconds_per_unit
 from sepprior.data.series import RunBuilder, Series, Spool
 from sepprior.errors import SeppriorError
 
@@ -114,7 +114,7 @@ def read_parquet(path: Path, column: str | int | None) -> list[Series]:
                 raise SeppriorError(
                     f"{path}: column '{names[position]}' holds "
                     f"{schema.types[position]}; expected real numbers"
-                    + (" (seconds)" if position == chosen.time else "")
+                    + (" (times)" if position == chosen.time else "")
                 )
         wanted = {*chosen.numbers, *chosen.keys}
 
@@ -151,13 +151,18 @@ def _collect(
             builder.append(len(chunk[chosen.values[0]]), segment, label)
         columns = {i: spool.finish() for i, spool in spools.items()}
     runs = builder.finish()
+    time = None
+    if chosen.time is not None:
+        time = _series.scaled(
+            columns[chosen.time], seconds_per_unit(names[chosen.time])
+        )
     return [
         Series(
             source=str(path),
             what=f"{path}, column '{names[i]}'" if len(names) > 1 else str(path),
             suffix=names[i] if len(chosen.values) > 1 else "",
             values=columns[i],
-            time=None if chosen.time is None else columns[chosen.time],
+            time=time,
             runs=runs,
             locate=locate,
         )
@@ -328,7 +333,8 @@ def _raise_for_text(
         if found:
             offset, name = min(found)
             line = _line_of_row(path, layout.has_header, row + offset)
-            unit = "seconds" if role_of(name) == "time" else "a number"
+            in_seconds = role_of(name) == "time" and seconds_per_unit(name) == 1.0
+            unit = "seconds" if in_seconds else "a number"
             raise SeppriorError(
                 f"{path}: {frame[name].iloc[offset]!r} at {line}, column '{name}'; "
                 f"expected {unit} (an empty cell or nan where a value is missing)"
