@@ -1001,6 +1001,22 @@ def test_the_unit_of_a_time_column_is_in_its_name(tmp_path, name, factor, kind):
     np.testing.assert_allclose(measurement.values, NOISE)
 
 
+@pytest.mark.parametrize("decimal", [".", ","])
+def test_a_second_line_of_units_is_no_data(tmp_path, decimal):
+    path = tmp_path / "scope.csv"
+    lines = ["Time;Channel A", "(ms);(mV)", ""]
+    for t, x in zip(TIME, NOISE, strict=True):
+        lines.append(f"{1e3 * t:.3f};{x:.4f}".replace(".", decimal))
+    path.write_text("\n".join(lines))
+    (measurement,) = read_measurements([path])
+    assert measurement.sample_rate == pytest.approx(RATE)
+    np.testing.assert_allclose(measurement.values, NOISE)
+    lines[10] = lines[10].replace("1", "one")
+    path.write_text("\n".join(lines))
+    with pytest.raises(SeppriorError, match="line 11"):
+        read_measurements([path])
+
+
 @pytest.mark.parametrize("name", ["ts", "s", "timer", "temperature", "t1", "time (h)"])
 def test_other_names_are_no_times(tmp_path, name):
     path = tmp_path / "a.csv"

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,7 +35,7 @@ class _Layout:
     separator: str
     decimal: str
     names: tuple[str, ...]
-    has_header: bool
+    header_lines: int
     numeric: tuple[bool, ...]
 
 
@@ -88,7 +89,7 @@ def read_text(path: Path, column: str | int | None) -> list[Series]:
     """
     layout = _sniff(path)
     chosen = _Columns.choose(layout.names, layout.numeric, column, source=str(path))
-    locate = partial(_line_of_row, path, layout.has_header)
+    locate = partial(_line_of_row, path, layout.header_lines)
     chunks = _text_chunks(path, layout, chosen)
     return _collect(path, layout.names, chosen, chunks, locate=locate)
 
@@ -187,7 +188,8 @@ def _sniff(path: Path) -> _Layout:
     lines = [line for line in lines if line.strip()][:_SNIFFED_LINES]
     if not lines:
         raise SeppriorError(f"{path}: is empty; expected a table of numbers")
-    probe = lines[min(1, len(lines) - 1)]
+    below = (line for line in lines[1:] if any(map(str.isdigit, line)))
+    probe = next(below, lines[-1])
     separator = next((mark for mark in ";\t," if mark in probe), r"\s+")
     if len(probe.split()) == 1 and separator == r"\s+":
         separator = ","  # a single column: blanks in its header mean nothing
@@ -214,15 +216,30 @@ def _sniff(path: Path) -> _Layout:
         )
     )
     names = rows[0] if has_header else [str(number) for number in range(len(rows[0]))]
+    header_lines = int(has_header)
+    if has_header and len(rows) > 1 and _are_units(rows[1]):
+        header_lines = 2
+        names = [
+            f"{name} {unit}" if role_of(name) == "time" else name
+            for name, unit in zip_longest(names, rows[1], fillvalue="")
+        ]
     if not has_header and remarks:  # numpy.savetxt writes its header as a remark
         remark = _split(remarks[-1], separator)
         if len(remark) == len(names) and {"time"} & {role_of(name) for name in remark}:
             names = remark
     numeric: list[bool] = []
     for i, name in enumerate(names):
-        seen = {row[i] for row in kinds[int(has_header) :] if i < len(row)}
+        seen = {row[i] for row in kinds[header_lines:] if i < len(row)}
         numeric.append("number" in seen or (seen == {"missing"} and name != ""))
-    return _Layout(separator, decimal, _unique(names), has_header, tuple(numeric))
+    return _Layout(separator, decimal, _unique(names), header_lines, tuple(numeric))
+
+
+def _are_units(row: Sequence[str]) -> bool:
+    """Whether a line holds nothing but units in brackets, as oscilloscopes write."""
+    bracketed = [cell[:1] in ("(", "[") and cell[-1:] in (")", "]") for cell in row]
+    return any(bracketed) and all(
+        found or not cell for found, cell in zip(bracketed, row, strict=True)
+    )
 
 
 def _split(line: str, separator: str) -> list[str]:
@@ -296,7 +313,7 @@ def _frames(path: Path, layout: _Layout, kinds: dict[int, str]) -> Iterator[Any]
             path,
             sep=layout.separator,
             decimal=layout.decimal,
-            header=0 if layout.has_header else None,
+            header=layout.header_lines - 1 if layout.header_lines else None,
             names=list(layout.names),
             usecols=sorted(kinds),
             dtype={layout.names[i]: kind for i, kind in kinds.items()},
@@ -332,7 +349,7 @@ def _raise_for_text(
             ][:1]
         if found:
             offset, name = min(found)
-            line = _line_of_row(path, layout.has_header, row + offset)
+            line = _line_of_row(path, layout.header_lines, row + offset)
             in_seconds = role_of(name) == "time" and seconds_per_unit(name) == 1.0
             unit = "seconds" if in_seconds else "a number"
             raise SeppriorError(
@@ -343,9 +360,9 @@ def _raise_for_text(
     raise error
 
 
-def _line_of_row(path: Path, has_header: bool, row: int) -> str:
+def _line_of_row(path: Path, header_lines: int, row: int) -> str:
     """Line in a text file, counted from 1, that a row of its table stands in."""
-    remaining = row + int(has_header)
+    remaining = row + header_lines
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             if line.split("#")[0].strip():
