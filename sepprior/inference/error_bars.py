@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from sepprior.errors import SeppriorError
-from sepprior.inference import calibration
+from sepprior.inference import calibration, weak
 from sepprior.inference.bootstrap import replicas
 from sepprior.inference.chains import CHAINS
 from sepprior.inference.joint import JointFit
 from sepprior.inference.least_squares import Fit
+from sepprior.inference.periodogram import Periodogram
 from sepprior.inference.pipeline import Answer, Outcome
 from sepprior.inference.posterior import (
     least_squares_optimum,
@@ -35,6 +36,7 @@ from sepprior.priors import (
     ScorePrior,
     SpecGANPrior,
 )
+from sepprior.signals import Sinusoids
 from sepprior.signals.form import Form, wrap_phase
 
 METHODS = ("laplace", "bootstrap", "mcmc", "langevin")
@@ -214,6 +216,44 @@ def laplace(
         covariance * one[:, :, None] * one[:, None, :],
         torch.stack([values - half, values + half], -1),
     )
+
+
+def with_weak(
+    intervals: Intervals,
+    answer: Answer | Fit,
+    form: Form,
+    record: Record,
+    band: Periodogram,
+    gain: Tensor,
+    model: weak.Model,
+) -> Intervals:
+    """Those of Laplace's method, with the posterior's widths where one signal is weak.
+
+    Args:
+        intervals: from `laplace`, whose factors are kept.
+        answer: what they are of.
+        form: the signal.
+        record: the measurements.
+        band: frequencies of the search.
+        gain: log-likelihood over that of no signal, (B,), nats.
+        model: of the noise.
+    """
+    if not isinstance(form, Sinusoids) or form.count > 1 or form.low.dim() > 1:
+        return intervals
+    if bool(form.prior_precision.any()):
+        return intervals
+    rows, half, ends = weak.weak_widths(
+        form, record, gain < weak.WEAK, answer, band, model
+    )
+    values = intervals.values
+    raw = form.natural(answer.theta, answer.covariance)[1]
+    raw = raw.diagonal(dim1=-2, dim2=-1).clamp_min(1e-300).sqrt()[rows]
+    wide = (intervals.ci95[rows, :, 1] - values[rows]) / (calibration.Z95 * raw)
+    ratio = half / raw
+    covariance, ci95 = intervals.covariance.clone(), intervals.ci95.clone()
+    covariance[rows] *= ratio[:, :, None] * ratio[:, None, :]
+    ci95[rows] = values[rows].unsqueeze(-1) + ends * wide.unsqueeze(-1)
+    return Intervals(values, covariance, ci95)
 
 
 def sampled(

@@ -1,0 +1,181 @@
+"""Intervals of signals that can hardly be seen."""
+
+import numpy as np
+import pytest
+import torch
+
+import sepprior
+from sepprior.inference import weak
+from sepprior.inference.joint import JointFit
+from sepprior.inference.record import lay_out
+from sepprior.priors import GaussianPrior
+from sepprior.priors.base import Decoded
+from sepprior.signals import sinusoid
+from tests.conftest import LEVEL, SAMPLE_RATE, WINDOW, coloured_noise
+
+NAMES = ("amplitude", "frequency", "phase", "bias")
+BAND = {"fmin": 4.0, "fmax": 16.0}
+SPAN = WINDOW / SAMPLE_RATE
+
+
+def white(n=40, rate=40.0):
+    """White noise of unit variance, known exactly."""
+    impulse = torch.zeros(n, dtype=torch.float64)
+    impulse[0] = 1.0
+    return GaussianPrior(impulse, level=0.0, sample_rate=rate)
+
+
+@pytest.fixture(scope="module")
+def prior():
+    """The noise of the trials, known exactly: no factors from few injections."""
+    lags = torch.arange(WINDOW, dtype=torch.float64)
+    return GaussianPrior(0.6**lags / (1.0 - 0.36), level=LEVEL, sample_rate=SAMPLE_RATE)
+
+
+def trials(count, amplitudes, *, seed):
+    """Sinusoids within the band in coloured noise."""
+    rng = np.random.default_rng(seed)
+    truth = {
+        "amplitude": np.exp(rng.uniform(*np.log(amplitudes), count)),
+        "frequency": rng.uniform(BAND["fmin"], BAND["fmax"], count),
+        "phase": rng.uniform(-np.pi, np.pi, count),
+        "bias": rng.normal(size=count),
+    }
+    t = np.arange(WINDOW) / SAMPLE_RATE
+    signal = sinusoid(t, **{k: v[:, None] for k, v in truth.items()})
+    noise = [coloured_noise(WINDOW, seed=seed + 1 + i) for i in range(count)]
+    return signal + np.stack(noise), truth
+
+
+def covered(result, truth):
+    """Shares of the truths in the 68 % and in the 95 % intervals, by name."""
+    shares = {}
+    for name in NAMES:
+        p = result.parameters[name]
+        away = truth[name] - p.value
+        if name == "phase":
+            away = np.angle(np.exp(1j * away))
+        low, high = (p.ci95 - p.value[:, None]).T
+        shares[name] = (
+            np.mean(np.abs(away) <= p.stderr),
+            np.mean((low <= away) & (away <= high)),
+        )
+    return shares
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("gaps", [False, True])
+def test_weak_signals_are_in_their_intervals(prior, monkeypatch, gaps):
+    """Of 600 (200), within 4 standard errors; those of the parabola are not."""
+    count = 200 if gaps else 600
+    x, truth = trials(count, (0.3, 3.0), seed=100)
+    if gaps:
+        x[:, 20:26] = np.nan
+    shares = covered(sepprior.separate(x, prior, **BAND), truth)
+    for one, two in shares.values():
+        assert abs(one - 0.683) < 4 * np.sqrt(0.683 * 0.317 / count)
+        assert abs(two - 0.95) < 4 * np.sqrt(0.95 * 0.05 / count)
+    monkeypatch.setattr(weak, "WEAK", -1.0)
+    parabola = covered(sepprior.separate(x, prior, **BAND), truth)
+    assert parabola["frequency"][0] < 0.683 - 4 * np.sqrt(0.683 * 0.317 / count)
+    assert parabola["frequency"][1] < 0.95 - 4 * np.sqrt(0.95 * 0.05 / count)
+
+
+def test_strong_signals_keep_the_widths_of_the_parabola(prior, monkeypatch):
+    """To what 1000 draws tell of a quantile: 3 to 5 %, four of them."""
+    x, _ = trials(8, (20.0, 40.0), seed=7)
+    before = sepprior.separate(x, prior, **BAND)
+    monkeypatch.setattr(weak, "WEAK", np.inf)
+    # The grid is too coarse for such narrow peaks: a finer one.
+    monkeypatch.setattr("sepprior.inference.periodogram.OVERSAMPLING", 256)
+    after = sepprior.separate(x, prior, **BAND)
+    for name in NAMES:
+        a, b = before.parameters[name], after.parameters[name]
+        np.testing.assert_allclose(b.stderr, a.stderr, rtol=0.15)
+        np.testing.assert_allclose(b.ci95 - a.ci95, 0, atol=0.5 * a.stderr.max())
+
+
+def test_the_posterior_is_that_of_a_fine_grid():
+    """All four parameters on a grid, white noise, flat priors on each of them."""
+    known, rng = white(), np.random.default_rng(3)
+    t = np.arange(40) / 40.0
+    x = 0.7 * np.sin(2 * np.pi * 6.3 * t + 0.4) + rng.standard_normal(40)
+    result = sepprior.separate(x, known, fmin=4.0, fmax=9.0)
+    assert result.diagnostics["loglik_gain"] < weak.WEAK
+    f, a, phi = np.meshgrid(
+        np.linspace(4, 9, 151),
+        np.linspace(0.005, 3, 80),
+        np.linspace(-np.pi, np.pi, 73)[1:],
+        indexing="ij",
+    )
+    waves = np.sin(2 * np.pi * f[..., None] * t + phi[..., None])
+    rest = x - a[..., None] * waves
+    rest -= rest.mean(-1, keepdims=True)  # a flat bias, integrated out
+    weight = np.exp(
+        -0.5 * np.square(rest).sum(-1) + 0.5 * np.square(rest).sum(-1).min()
+    )
+    for name, values in (("frequency", f), ("amplitude", a), ("phase", phi)):
+        p = result.parameters[name]
+        away = values - p.value
+        if name == "phase":
+            away = np.angle(np.exp(1j * away))
+        order = np.argsort(np.abs(away), axis=None)
+        below = np.cumsum(weight.ravel()[order]) / weight.sum()
+        half = np.abs(away).ravel()[order][np.searchsorted(below, 0.682689)]
+        assert p.stderr == pytest.approx(half, rel=0.1)
+        order = np.argsort(away, axis=None)
+        below = np.cumsum(weight.ravel()[order]) / weight.sum()
+        ends = away.ravel()[order][np.searchsorted(below, [0.025, 0.975])]
+        width = ends[1] - ends[0]
+        np.testing.assert_allclose(
+            np.subtract(p.ci95, p.value), ends, atol=0.08 * width
+        )
+
+
+class Louder:
+    """Half the noise, and a mean of its own."""
+
+    def features(self, x):
+        return x
+
+    def decode(self, z):
+        mean = z.expand(*z.shape[:-1], 40)
+        return Decoded(mean, torch.full_like(mean, 4.0), torch.zeros_like(mean[..., 0]))
+
+
+def test_given_the_latent_the_noise_is_white_about_its_mean():
+    x = torch.randn(3, 1, 40, generator=torch.Generator().manual_seed(0)).double()
+    record = lay_out(x.flatten(1), window=40, level=0.0, sample_rate=40.0)
+    missing = 0.1 * torch.ones_like(x)
+    z = torch.tensor([0.5, -1.0, 2.0]).double().view(3, 1, 1)
+    nothing = torch.zeros(3, dtype=torch.float64)
+    fit = JointFit(nothing, z, missing, nothing, nothing.bool())
+    columns = torch.ones(5, 3, 1, 40, dtype=torch.float64)
+    model = weak.Conditional(Louder(), record, fit)
+    for row in range(3):
+        white_columns, target = model.white(columns, torch.tensor([row]))
+        torch.testing.assert_close(white_columns, 2.0 * columns[:, :, 0])
+        torch.testing.assert_close(target, 2.0 * (x[row] + 0.1 - z[row]))
+
+
+def test_frequencies_that_cannot_be_told_from_a_bias_are_left_alone(prior):
+    """Next to zero and next to half the sample rate, where columns are degenerate."""
+    x, _ = trials(4, (0.3, 0.5), seed=4)
+    half = 0.5 * SAMPLE_RATE
+    for low, high in ((0.1 / SPAN, 2.0), (half - 3.0, half - 1e-6)):
+        result = sepprior.separate(x, prior, fmin=low, fmax=high)
+        for name in NAMES:
+            p = result.parameters[name]
+            assert np.isfinite(p.stderr).all() and (p.stderr > 0).all()
+            assert (p.ci95[:, 0] <= p.value).all() and (p.value <= p.ci95[:, 1]).all()
+
+
+def test_an_interval_does_not_depend_on_what_else_is_in_the_batch(prior):
+    x, _ = trials(5, (0.5, 2.0), seed=31)
+    batch = sepprior.separate(x, prior, **BAND)
+    for i in range(5):
+        alone = sepprior.separate(x[i], prior, **BAND)
+        for name in NAMES:
+            np.testing.assert_allclose(
+                alone.parameters[name].ci95, batch.parameters[name].ci95[i], rtol=1e-6
+            )
