@@ -37,9 +37,10 @@ class Parameter:
 
     Attributes:
         value: the estimate; a float, or (B,).
-        stderr: one standard deviation; a float, or (B,). NaN where it could not be
-            estimated.
-        ci95: the 95 % interval; a pair (low, high), or (B, 2).
+        stderr: one standard deviation, half the width of the 68 % interval; a float,
+            or (B,). NaN where it could not be estimated.
+        ci95: the 95 % interval; a pair (low, high), or (B, 2). That of a weak sinusoid
+            need not be symmetric, nor 1.96 standard errors wide.
         units: "Hz", "rad", or "" for data units.
     """
 

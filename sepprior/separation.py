@@ -100,8 +100,9 @@ def separate(
         objective: "joint", or "plain": squared error to the generator's waveform alone,
             the textbook baseline.
         method: what error bars are made from. "laplace": curvature at the optimum,
-            calibrated by known signals in held-out noise. "bootstrap": noise of the
-            prior on the fitted signal, fitted again. "mcmc": posterior of parameters
+            calibrated by known signals in held-out noise; for a single sinusoid that
+            can hardly be seen, its posterior over the frequency. "bootstrap": noise of
+            the prior on the fitted signal, fitted again. "mcmc": posterior of parameters
             and latent (priors with a latent, gaussian), "langevin": posterior by the
             scores of a diffusion prior, slightly smoothed; values are its means. Draws
             are as right as the prior (of GLS, where it gave the answer): uncalibrated.
