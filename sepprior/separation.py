@@ -101,11 +101,12 @@ def separate(
             the textbook baseline.
         method: what error bars are made from. "laplace": curvature at the optimum,
             calibrated by known signals in held-out noise; for a single sinusoid that
-            can hardly be seen, its posterior over the frequency. "bootstrap": noise of
-            the prior on the fitted signal, fitted again. "mcmc": posterior of parameters
-            and latent (priors with a latent, gaussian), "langevin": posterior by the
-            scores of a diffusion prior, slightly smoothed; values are its means. Draws
-            are as right as the prior (of GLS, where it gave the answer): uncalibrated.
+            can hardly be seen, its posterior over the frequency. "bootstrap": noise
+            of the prior on the fitted signal, fitted again. "mcmc": posterior of
+            parameters and latent (priors with a latent, gaussian), "langevin":
+            posterior by the scores of a diffusion prior, slightly smoothed; values are
+            its means. Draws are as right as the prior (of GLS, where it gave the
+            answer): uncalibrated.
         draws: replicas (default 200), or draws of 4 chains (default 1000).
         starts: points of the search that are followed (default 4).
         seed: seed of the random proposals for z, and of the draws.

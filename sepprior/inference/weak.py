@@ -24,6 +24,7 @@ from sepprior.inference.pipeline import Answer
 from sepprior.inference.record import MaskedWhitener, Record
 from sepprior.priors import LatentPrior
 from sepprior.signals import Sinusoids, wrap_phase
+from sepprior.signals.sinusoids import polar
 
 WEAK = 20.0
 """Gain over no signal, nats, above which the parabola is as good."""
@@ -70,7 +71,7 @@ def weak_widths(
         none = rows[:0]
         return none, fit.theta.new_zeros(0, 4), fit.theta.new_zeros(0, 4, 2)
     columns = form.linear_columns(record.t, frequency[:, None])
-    estimates = form.natural(fit.theta, fit.covariance)[0]
+    estimates = polar(fit.theta, middle=form.geometry.middle)
     parts = []
     for part in rows.split(model.at_once):
         white, target = model.white(columns, part)
@@ -186,8 +187,7 @@ def _draws(white: Tensor, target: Tensor, frequency: Tensor, form: Sinusoids) ->
 
 def _widths(form: Sinusoids, theta: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
     """Widths (R, 4) and ends (R, 4, 2) about estimates, from draws (R, S, 4)."""
-    flat = theta.flatten(0, 1)
-    values = form.natural(flat, flat.new_zeros(len(flat), 4, 4))[0].view_as(theta)
+    values = polar(theta.flatten(0, 1), middle=form.geometry.middle).view_as(theta)
     away = values - estimate[:, None]
     away[..., 2] = wrap_phase(away[..., 2])
     # Flat in the quadratures is proportional to the amplitude.

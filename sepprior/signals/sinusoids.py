@@ -93,6 +93,17 @@ def evaluate(t: Tensor, theta: Tensor) -> Tensor:
     return (columns * weights).sum(1)
 
 
+def polar(theta: Tensor, *, middle: float) -> Tensor:
+    """The values of `to_polar` alone, (Q, 1 + 3 P)."""
+    n = (theta.shape[-1] - 1) // 3
+    a, b = theta[:, 1 : 1 + 2 * n : 2], theta[:, 2 : 2 + 2 * n : 2]
+    f = theta[:, 1 + 2 * n :]
+    phase = wrap_phase(torch.atan2(a, b) - 2.0 * math.pi * f * middle)
+    amplitude = torch.hypot(a, b).clamp_min(1e-300)
+    triples = torch.stack([amplitude, f, phase], -1).flatten(1)
+    return torch.cat([triples, theta[:, :1]], 1)
+
+
 def to_polar(
     theta: Tensor, covariance: Tensor, *, middle: float
 ) -> tuple[Tensor, Tensor]:
@@ -112,21 +123,15 @@ def to_polar(
     """
     n = (theta.shape[-1] - 1) // 3
     rows = torch.zeros_like(covariance)
-    values = torch.empty_like(theta)
+    values = polar(theta, middle=middle)
     for p in range(n):
         ia, ib, jf = 1 + 2 * p, 2 + 2 * p, 1 + 2 * n + p
-        a, b, f = theta[:, ia], theta[:, ib], theta[:, jf]
-        amplitude = torch.hypot(a, b).clamp_min(1e-300)
-        phase = torch.atan2(a, b) - 2.0 * math.pi * f * middle
-        values[:, 3 * p] = amplitude
-        values[:, 3 * p + 1] = f
-        values[:, 3 * p + 2] = wrap_phase(phase)
+        a, b, amplitude = theta[:, ia], theta[:, ib], values[:, 3 * p]
         rows[:, 3 * p, ia], rows[:, 3 * p, ib] = a / amplitude, b / amplitude
         rows[:, 3 * p + 1, jf] = 1.0
         square = amplitude.square()
         rows[:, 3 * p + 2, ia], rows[:, 3 * p + 2, ib] = b / square, -a / square
         rows[:, 3 * p + 2, jf] = -2.0 * math.pi * middle
-    values[:, 3 * n] = theta[:, 0]
     rows[:, 3 * n, 0] = 1.0
     return values, rows @ covariance @ rows.mT
 
