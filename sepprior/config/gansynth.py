@@ -25,8 +25,10 @@ class GANSynthConfig(AdversarialConfig):
     """
 
     model: Literal["gansynth"] = "gansynth"
-    width: int = 16
-    critic_width: int = 16
+    width: int = 8
+    critic_width: int = 8
+    steps: int = 2000
+    batch: int = 32
     growth: float = 0.6
     classifier_weight: float = 10.0
 
