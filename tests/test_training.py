@@ -28,7 +28,7 @@ from sepprior.errors import SeppriorError
 from sepprior.priors import GaussianPrior, Prior, SpecGANPrior, beats_gaussian
 from sepprior.training import contract, moments, resume_path, train, train_noise
 from sepprior.training import train as train_function
-from sepprior.training.gan import SpecGANTrainer
+from sepprior.training.gan import RECONSTRUCTION_WEIGHT, SpecGANTrainer
 from sepprior.training.noise_model import NoiseModel
 from sepprior.training.specgan_networks import build_networks, freeze
 from sepprior.training.state import pack, unpack
@@ -434,6 +434,23 @@ def test_the_amplitude_term_is_small_for_the_recording_itself(recording):
     assert trainer_of(recording, change(amplitude_weight=0.0)).model.quantiles is None
 
 
+def test_the_squared_error_is_that_in_data_units(recording):
+    """Of whitened errors of any colour; circularly, so that the ends differ."""
+    model = trainer_of(recording, TINY).model
+    for colour in (0.0, 0.8, -0.8):
+        white = torch.randn(
+            4000, TINY.window, generator=torch.Generator().manual_seed(1)
+        )
+        white[:, 1:] += colour * white[:, :-1]
+        data = model.whitener.inverse(white.double())
+        exact = float(data.square().mean()) / model.sd**2
+        white.requires_grad_()
+        error = model.squared_error(white)
+        assert float(error.detach()) == pytest.approx(exact, rel=0.1)
+        (gradient,) = torch.autograd.grad(error, white)
+        assert float(gradient.abs().max()) > 0.0
+
+
 def test_quantiles_of_long_windows_are_those_of_a_part(monkeypatch):
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 500)))
     whole = moments.sample_quantiles(iter([x]), 9, sd=2.0)
@@ -668,18 +685,32 @@ def test_learning_rate_schedule(recording):
             assert rate == pytest.approx(share * TINY.learning_rate)
 
 
-def test_divergence_is_phased_in_over_a_third_of_the_warm_up(recording):
+def test_divergence_is_phased_in_while_the_waveform_is_phased_out(recording):
     trainer = trainer_of(recording, change(steps=40, warmup_steps=30))
     objective, weights_seen = trainer._warmup_objective, []
 
-    def seen(white, onehot, kl_weight):
-        weights_seen.append(kl_weight)
-        return objective(white, onehot, kl_weight)
+    def seen(white, onehot, kl_weight, reconstruction):
+        weights_seen.append((kl_weight, reconstruction))
+        return objective(white, onehot, kl_weight, reconstruction)
 
     trainer._warmup_objective = seen
     for _ in range(30):
         trainer.advance()
-    assert weights_seen == pytest.approx(np.minimum(1.0, np.arange(30) / 10))
+    divergence, waveform = np.transpose(weights_seen)
+    left = np.maximum(0.0, 1.0 - np.arange(30) / 4)
+    assert waveform == pytest.approx(RECONSTRUCTION_WEIGHT * left)
+    assert divergence == pytest.approx(np.minimum(1.0, np.arange(30) / 10) * (1 - left))
+
+
+def test_the_error_of_the_waveform_adds_to_the_bound(recording):
+    trainer = trainer_of(recording, TINY)
+    white, onehot = trainer.model.crops()
+    totals = []
+    for weight in (0.0, 2.0):
+        trainer.model.rng.manual_seed(3)
+        totals.append(float(trainer._bound(white, onehot, 1.0, weight)[0].detach()))
+    # Before training the decoded mean is small beside the noise.
+    assert totals[1] - totals[0] == pytest.approx(2.0, rel=0.5)
 
 
 def test_output_folder_that_does_not_exist(recording, quick, tmp_path):

@@ -14,6 +14,7 @@ from sepprior.config import SpecGANConfig
 from sepprior.data import Recording
 from sepprior.priors import PlaneStatistics
 from sepprior.priors.specgan import crop_plane, log_magnitude
+from sepprior.stationary import expected_periodogram
 from sepprior.training.augment import augmented
 from sepprior.training.labels import Labels, labelled_crops
 from sepprior.training.moments import (
@@ -57,6 +58,7 @@ class NoiseModel:
     statistics: PlaneStatistics = field(init=False)
     log_mean_power: Tensor = field(init=False)
     log_sd_power: Tensor = field(init=False)
+    spectrum: Tensor = field(init=False)
     quantiles: Tensor | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -101,6 +103,15 @@ class NoiseModel:
             samples = self.whitener.inverse(white.double()).float() / self.sd
         return losses.amplitude_loss(self.ranks.joint(samples), self.quantiles)
 
+    def squared_error(self, white: Tensor) -> Tensor:
+        """Mean square of whitened windows (B, N) seen in data units, over the noise's.
+
+        By Parseval's theorem, so that it can be derived whatever the whitening:
+        ``mean_f S_f |w_f|^2`` with S the spectrum that was taken out.
+        """
+        power = torch.fft.fft(white.float(), norm="ortho").abs().square().mean(0)
+        return (power * self.spectrum).mean()
+
     def crops(self) -> tuple[Tensor, Tensor | None]:
         """Whitened random crops (B, N), float32, and their labels (B, L) or None."""
         x, onehot = labelled_crops(
@@ -136,6 +147,11 @@ class NoiseModel:
         )
         self.statistics = PlaneStatistics(rms, mean, sd)
         self.log_mean_power, self.log_sd_power = spectrum_moments(self._windows())
+        n = self.config.window
+        half = expected_periodogram(self.whitening.cpu(), n_fft=n)
+        # The second half of the transform mirrors the first.
+        whole = torch.cat([half, half[1 : 1 + n - len(half)].flip(0)])
+        self.spectrum = (whole / self.sd**2).float().to(self.device)
         if self.config.amplitude_weight:
             windows, sd = self._windows(), 1.0
             if not self.whitener.filtered:
