@@ -1025,6 +1025,14 @@ def test_other_names_are_no_times(tmp_path, name):
         read_measurements([path])
 
 
+def test_the_unit_is_that_of_the_times_that_are_read(tmp_path):
+    """Times of another length belong to something else, and so does their unit."""
+    path = tmp_path / "a.npz"
+    np.savez(path, t_us=np.arange(3.0), t_ms=1e3 * TIME, voltage=NOISE)
+    (measurement,) = read_measurements([path], column="voltage")
+    assert measurement.sample_rate == pytest.approx(RATE)
+
+
 def test_a_long_time_column_is_scaled_as_it_is_read(monkeypatch):
     monkeypatch.setattr("sepprior.data.series.IN_MEMORY_SAMPLES", 10)
     times = np.arange(100.0)

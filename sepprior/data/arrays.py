@@ -67,19 +67,20 @@ def read_npz(path: Path, column: str | int | None) -> list[Series]:
         chosen = choose(names, usable, column, source=str(path), kind="array")
         result: list[Series] = []
         for i in chosen:
+            beside = [
+                name
+                for name, (shape, _) in headers.items()
+                if name != names[i]
+                and role_of(name)
+                and shape == headers[names[i]][0][-1:]
+            ]
             found = rows_of(
                 file[names[i]],
                 source=str(path),
                 what=f"{path}, array '{names[i]}'" if len(names) > 1 else str(path),
                 suffix=names[i] if len(chosen) > 1 else "",
-                roles={
-                    role_of(name): file[name]
-                    for name, (shape, _) in reversed(headers.items())
-                    if name != names[i]
-                    and role_of(name)
-                    and shape == headers[names[i]][0][-1:]
-                },
-                time_unit=unit_of_times(headers),
+                roles={role_of(name): file[name] for name in reversed(beside)},
+                time_unit=unit_of_times(beside),
                 sample_rate=rate,
             )
             result.extend(found)
