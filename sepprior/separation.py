@@ -18,7 +18,7 @@ from sepprior.arguments import (
 )
 from sepprior.checkpoint import resolve_device
 from sepprior.formatting import units_of
-from sepprior.inference import error_bars, novelty, weak
+from sepprior.inference import error_bars, novelty
 from sepprior.inference.components import choose_components, unresolved
 from sepprior.inference.detection import (
     NullGains,
@@ -26,12 +26,11 @@ from sepprior.inference.detection import (
     no_signal_energy,
     null_gains,
 )
-from sepprior.inference.joint import JointFit
 from sepprior.inference.least_squares import SAMPLES_AT_ONCE
 from sepprior.inference.pipeline import N_PEAKS, Outcome, analyse
 from sepprior.inference.record import Record, lay_out, unlay
 from sepprior.inference.sampling import well_sampled
-from sepprior.priors import LatentPrior, PlainPrior, Prior, beats_gaussian
+from sepprior.priors import PlainPrior, Prior, beats_gaussian
 from sepprior.priors.labelled import inferred_labels, with_label
 from sepprior.rates import check_sample_rate
 from sepprior.result import Parameter, Separation
@@ -218,17 +217,7 @@ def _describe(
     """Arrays of one chunk, ready to be joined with those of the others."""
     record = outcome.record
     table = prior.metadata.get("calibration")
-    assert outcome.periodogram is not None
-    gls = error_bars.laplace(outcome.gls, form, "gls", table, prior.window)
-    gls = error_bars.with_weak(
-        gls,
-        outcome.gls,
-        form,
-        record,
-        outcome.periodogram,
-        outcome.periodogram.gain.amax(-1),
-        weak.Stationary(record, outcome.whitener),
-    )
+    gls = error_bars.of_least_squares(outcome, form, table, prior.window)
     robust = error_bars.laplace(outcome.robust, form, "robust", table, prior.window)
     novelty_p = novelty.false_alarm_probability(
         prior.metadata.get("novelty"),
@@ -239,18 +228,7 @@ def _describe(
     raw = outcome.gls.covariance
     used = torch.zeros(len(record.x), dtype=torch.bool, device=record.x.device)
     if outcome.joint is not None:
-        joint = error_bars.laplace(outcome.joint, form, "joint", table, prior.window)
-        if isinstance(outcome.optimum, JointFit) and outcome.signal_gain is not None:
-            assert isinstance(prior, LatentPrior)
-            joint = error_bars.with_weak(
-                joint,
-                outcome.joint,
-                form,
-                record,
-                outcome.periodogram,
-                outcome.signal_gain,
-                weak.Conditional(prior, record, outcome.optimum),
-            )
+        joint = error_bars.of_the_prior(prior, outcome, form, table)
         # Noise that is plainly not the prior's has no use for what the prior learned.
         foreign = (novelty_p < FOREIGN) & ~_as_useful_as_ever(prior, outcome)
         used = (outcome.evidence > 0) & ~foreign
@@ -273,6 +251,7 @@ def _describe(
         coherent = coherent * used[:, None, None]
     n_present = record.present.flatten(1).sum(-1)
     freedom = (n_present - theta.shape[1]).clamp_min(1)
+    assert outcome.periodogram is not None
     spectrum = outcome.periodogram.gain
     best = spectrum.amax(-1)
     cycles = outcome.periodogram.frequency * prior.window / prior.sample_rate

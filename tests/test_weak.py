@@ -1,11 +1,13 @@
 """Intervals of signals that can hardly be seen."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 import sepprior
-from sepprior.inference import weak
+from sepprior.inference import error_bars, weak
 from sepprior.inference.joint import JointFit
 from sepprior.inference.record import lay_out
 from sepprior.priors import GaussianPrior
@@ -157,6 +159,28 @@ def test_given_the_latent_the_noise_is_white_about_its_mean():
         white_columns, target = model.white(columns, torch.tensor([row]))
         torch.testing.assert_close(white_columns, 2.0 * columns[:, :, 0])
         torch.testing.assert_close(target, 2.0 * (x[row] + 0.1 - z[row]))
+
+
+def test_answers_of_a_prior_with_a_latent_have_them_too(specgan_prior, monkeypatch):
+    learned = copy.copy(specgan_prior)
+    learned.metadata = specgan_prior.metadata | {
+        "heldout": {"gain": 1.0, "gain_stderr": 0.1}
+    }
+    x, _ = trials(3, (0.3, 0.5), seed=77)
+    outcome = {}
+    of_the_prior = error_bars.of_the_prior
+
+    def watched(prior, found, form, table):
+        outcome["weak"] = of_the_prior(prior, found, form, table)
+        outcome["plain"] = error_bars.laplace(
+            found.joint, form, "joint", table, prior.window
+        )
+        return outcome["weak"]
+
+    monkeypatch.setattr(error_bars, "of_the_prior", watched)
+    sepprior.separate(x, learned, **BAND)
+    assert (outcome["weak"].values == outcome["plain"].values).all()
+    assert (outcome["weak"].ci95 != outcome["plain"].ci95).all()
 
 
 def test_frequencies_that_cannot_be_told_from_a_bias_are_left_alone(prior):

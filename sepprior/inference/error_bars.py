@@ -17,7 +17,6 @@ from sepprior.inference.bootstrap import replicas
 from sepprior.inference.chains import CHAINS
 from sepprior.inference.joint import JointFit
 from sepprior.inference.least_squares import Fit
-from sepprior.inference.periodogram import Periodogram
 from sepprior.inference.pipeline import Answer, Outcome
 from sepprior.inference.posterior import (
     least_squares_optimum,
@@ -218,12 +217,37 @@ def laplace(
     )
 
 
-def with_weak(
+def of_least_squares(
+    outcome: Outcome, form: Form, table: dict[str, Any] | None, window: int
+) -> Intervals:
+    """Error bars of generalised least squares; arguments as of `laplace`."""
+    intervals = laplace(outcome.gls, form, "gls", table, window)
+    spectrum = outcome.periodogram
+    assert spectrum is not None
+    model = weak.Stationary(outcome.record, outcome.whitener)
+    gain = spectrum.gain.amax(-1)
+    return _with_weak(intervals, outcome.gls, form, outcome, gain, model)
+
+
+def of_the_prior(
+    prior: Prior, outcome: Outcome, form: Form, table: dict[str, Any] | None
+) -> Intervals:
+    """Error bars of the prior's own answer, before draws; as of `laplace`."""
+    answer, fit = outcome.joint, outcome.optimum
+    assert answer is not None
+    intervals = laplace(answer, form, "joint", table, prior.window)
+    if not isinstance(fit, JointFit) or outcome.signal_gain is None:
+        return intervals
+    assert isinstance(prior, LatentPrior)
+    model = weak.Conditional(prior, outcome.record, fit)
+    return _with_weak(intervals, answer, form, outcome, outcome.signal_gain, model)
+
+
+def _with_weak(
     intervals: Intervals,
     answer: Answer | Fit,
     form: Form,
-    record: Record,
-    band: Periodogram,
+    outcome: Outcome,
     gain: Tensor,
     model: weak.Model,
 ) -> Intervals:
@@ -233,17 +257,18 @@ def with_weak(
         intervals: from `laplace`, whose factors are kept.
         answer: what they are of.
         form: the signal.
-        record: the measurements.
-        band: frequencies of the search.
+        outcome: measurements and band.
         gain: log-likelihood over that of no signal, (B,), nats.
         model: of the noise.
     """
+    band = outcome.periodogram
+    assert band is not None
     if not isinstance(form, Sinusoids) or form.count > 1 or form.low.dim() > 1:
         return intervals
     if bool(form.prior_precision.any()):
         return intervals
     rows, half, ends = weak.weak_widths(
-        form, record, gain < weak.WEAK, answer, band, model
+        form, outcome.record, gain < weak.WEAK, answer, band, model
     )
     values = intervals.values
     raw = form.natural(answer.theta, answer.covariance)[1]
