@@ -29,6 +29,7 @@ def build(kind: str) -> Prior:
     prior = {
         "complex": lambda: specgan(scale=30.0, encoder=True),
         "flow": lambda: specgan(scale=30.0, encoder=True, flow=True),
+        "limited": lambda: specgan(scale=200.0, encoder=True, loudest=1.5),
         "no encoder": lambda: specgan(scale=30.0, uniform=True),
         "magnitude": lambda: specgan(channels="magnitude", scale=30.0),
         "long": lambda: specgan(window=101, scale=30.0, encoder=True),
@@ -37,7 +38,7 @@ def build(kind: str) -> Prior:
     return prior
 
 
-KINDS = ["gaussian", "complex", "flow", "no encoder", "magnitude", "long"]
+KINDS = ["gaussian", "complex", "flow", "limited", "no encoder", "magnitude", "long"]
 
 
 def only_line(error: pytest.ExceptionInfo[BaseException]) -> str:

@@ -46,6 +46,7 @@ def specgan(
     encoder: bool = False,
     uniform: bool = False,
     flow: bool = False,
+    loudest: float = math.inf,
 ) -> SpecGANPrior:
     """An untrained prior; `scale` multiplies the last weights, `bias` sets its bias."""
     frame = frame_length(window)
@@ -78,7 +79,7 @@ def specgan(
         generator,
         coder if encoder else None,
         statistics=PlaneStatistics(
-            flat * math.sqrt(0.5), -0.5 * math.log(2.0) * flat, 0.6 * flat
+            flat * math.sqrt(0.5), -0.5 * math.log(2.0) * flat, 0.6 * flat, loudest
         ),
         whitening=whitening,
         autocovariance=r,
@@ -214,6 +215,15 @@ def test_log_determinant_is_exact_for_a_constant_scale(window):
     assert float(half) == pytest.approx(exact, abs=1e-4)
     expected = 0.5 * window * log_d + Whitener(ar1(window)).half_log_det
     assert float(half) == pytest.approx(expected, abs=1e-4)
+
+
+def test_no_bin_is_louder_than_the_loudest_of_the_recording():
+    """Precisions add: ``1/D = 1/D' + 1/D_max``; without a limit D is D'."""
+    z = latents(3)
+    free = specgan(scale=200.0).decode(z).precision
+    assert float(free.min()) < math.exp(-2.0) / 2
+    limited = specgan(scale=200.0, loudest=2.0).decode(z).precision
+    torch.testing.assert_close(limited, free + math.exp(-2.0))
 
 
 def test_samples_have_the_decoded_mean_and_covariance():

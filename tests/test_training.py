@@ -20,6 +20,7 @@ from sepprior.data import (
     Recording,
     Segment,
     as_recording,
+    consecutive_windows,
     data_hash,
     read_recordings,
     series,
@@ -419,6 +420,21 @@ def test_moments_are_those_of_the_whitened_noise(recording):
     np.testing.assert_allclose(power[:-1], 1.0, atol=0.25)
     sd = model.log_sd_power[:-1].numpy()
     np.testing.assert_allclose(sd, math.pi / math.sqrt(6), atol=0.25)
+
+
+def test_the_loudest_bin_is_measured(recording):
+    """At the variance it gives, the loudest bin's likelihood is largest."""
+    model = trainer_of(recording, TINY).model
+    white = model.white(
+        torch.from_numpy(consecutive_windows(recording, window=TINY.window))
+    )
+    power = model.stft.analyse(white)[..., :-1, :].abs().square()
+    d = torch.linspace(0.5, 50.0, 99001)
+    # The energy of a bin, which counts twice in both of its terms.
+    energy = power.max() / d + 0.5 * d.log()
+    best = float(d[energy.argmin()])
+    assert math.exp(model.statistics.loudest) == pytest.approx(best, rel=1e-3)
+    assert best > 4.0
 
 
 def test_the_amplitude_term_is_small_for_the_recording_itself(recording):

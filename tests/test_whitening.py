@@ -1,15 +1,19 @@
 """Which spectrum a network's input is whitened by."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
-from sepprior.data import as_recording, iterate_blocks
+from sepprior.data import as_recording, consecutive_windows, iterate_blocks
 from sepprior.errors import SeppriorError
 from sepprior.priors import GaussianPrior
 from sepprior.stationary import autocovariance, continuum_autocovariance
+from sepprior.training import specgan
 from sepprior.training.contract import Task
 from sepprior.training.whitening import continuum_filter
+from tests.conftest import TINY
 
 WINDOW = 64
 RATE = 100.0
@@ -21,7 +25,7 @@ def task_of(values):
         iterate_blocks(recording, block=2**20), n_lags=WINDOW
     )
     gaussian = GaussianPrior(covariance, level=level, sample_rate=RATE)
-    held = torch.zeros(0, WINDOW, dtype=torch.float64)
+    held = torch.from_numpy(consecutive_windows(recording, window=WINDOW, limit=8))
     return Task(recording, recording, held, gaussian, torch.device("cpu"), {})
 
 
@@ -55,3 +59,29 @@ def test_a_short_recording_has_no_continuum():
     with pytest.raises(SeppriorError, match="no stretch of 1024 samples") as error:
         continuum_filter(task, "continuum")
     assert "\n" not in str(error.value)
+
+
+def test_the_winner_of_the_race_goes_on_as_if_it_had_run_alone(monkeypatch):
+    """To the last bit, so that what a race decides costs only the loser's steps."""
+    monkeypatch.setattr(specgan, "PILOT_STEPS", 2)
+    task = task_of(noise(40_000, line=3.0))
+    config = dataclasses.replace(
+        TINY, window=WINDOW, whitening="auto", warmup_steps=6, steps=8
+    )
+    winner = specgan.build_trainer(task, config, state=None)
+    assert winner.step in (4, 6)
+    name, whitening = winner.facts["whitening"], winner.model.whitening
+    total = torch.equal(whitening, task.gaussian.autocovariance)
+    assert name == ("total" if total else "continuum")
+    alone = specgan.whitened(task, config, whitening, name)
+    for trainer in (winner, alone):
+        while trainer.step < config.steps:
+            trainer.advance()
+    ours, theirs = (t.networks.ema_generator.state_dict() for t in (winner, alone))
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+
+
+def test_a_race_leaves_a_step_to_report():
+    task = task_of(noise(40_000, line=3.0))
+    config = dataclasses.replace(TINY, window=WINDOW, whitening="auto", steps=3)
+    assert specgan.build_trainer(task, config, state=None).step < config.steps

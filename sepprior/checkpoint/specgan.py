@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,11 +34,15 @@ def pack(prior: SpecGANPrior) -> tuple[dict[str, Tensor], dict[str, Any]]:
     }
     if prior.space.labels:
         structure["latent"] = prior.space.to_dict()
+    if stats.loudest < math.inf:
+        structure["loudest"] = stats.loudest
     return tensors, structure
 
 
 def version(prior: SpecGANPrior) -> int:
     """The first format that knows all that the prior has."""
+    if prior.statistics.loudest < math.inf:
+        return 4
     if prior.flow is not None:
         return 3
     return 2 if prior.space.labels else 1
@@ -63,6 +68,7 @@ def build(tensors: dict[str, Tensor], header: dict[str, Any]) -> SpecGANPrior:
             rms=tensors["statistics.rms"],
             log_mean=tensors["statistics.log_mean"],
             log_sd=tensors["statistics.log_sd"],
+            loudest=structure.get("loudest", math.inf),
         ),
         whitening=tensors["whitening"],
         autocovariance=tensors["autocovariance"],

@@ -39,12 +39,14 @@ class PlaneStatistics:
     """Moments per frequency over windows *and* frames, each of shape (F, 1).
 
     F excludes Nyquist. `rms` is that of the complex coefficients; `log_mean` and
-    `log_sd` are the moments of the log-magnitude channel.
+    `log_sd` are the moments of the log-magnitude channel. `loudest` is the log variance
+    that the loudest bin of the recording asks for; no bin is decoded as louder.
     """
 
     rms: Tensor
     log_mean: Tensor
     log_sd: Tensor
+    loudest: float = math.inf
 
 
 class SpecGANPrior:
@@ -54,7 +56,11 @@ class SpecGANPrior:
     analysed by a tight STFT. The generator gives, per bin, a complex mean M and a log
     variance ``log D``; the noise is ``W^-1 (S M + e)`` with S the synthesis and e
     independent over bins with variances D. With ``M = 0, D = 1`` this is the
-    stationary Gaussian model. The energy of a residual with coefficients R is
+    stationary Gaussian model. D is the harmonic sum of what the generator paints and of
+    the largest value that any bin of the recording asks for: likelihood alone leaves
+    open how loud latents become that no recorded window is encoded to, and in bursts a
+    few such draws had most of the power. The energy of a residual with coefficients R
+    is
 
         1/2 sum k_f |R_ft|^2 / D_ft + 1/4 sum k_f e_t log D_ft,
 
@@ -162,6 +168,8 @@ class SpecGANPrior:
             mean = torch.complex(out[:, 0], out[:, 1]) * stats.rms
             mean = torch.cat([mean, torch.zeros_like(mean[:, :1])], 1)
             log_d = LOG_SCALE_LIMIT * torch.tanh(out[:, 2] / LOG_SCALE_LIMIT)
+            if stats.loudest < math.inf:
+                log_d = -torch.logaddexp(-log_d, log_d.new_tensor(-stats.loudest))
         else:
             mean = None
             log_magnitude = 3.0 * out[:, 0] * stats.log_sd + stats.log_mean

@@ -137,15 +137,19 @@ class NoiseModel:
 
     def _measure(self) -> None:
         """Moments per frequency over samples and frames, in passes by chunks."""
-        power = RunningMoments()
+        power, most = RunningMoments(), 0.0
         for white in self._windows():
-            power.add(self._plane(white).abs().square().transpose(1, 2).flatten(0, 1))
+            square = self._plane(white).abs().square().transpose(1, 2).flatten(0, 1)
+            power.add(square)
+            most = max(most, float(square.max()))
         rms = power.mean.sqrt().float()[:, None].clamp_min(1e-12)
         mean, sd = plane_moments(
             log_magnitude(self._plane(white), rms, complex_mode=self.complex_mode)
             for white in self._windows()
         )
-        self.statistics = PlaneStatistics(rms, mean, sd)
+        # Overlap by half: a variance D gives the coefficients a power of D / 2.
+        loudest = math.log(2.0 * most) if self.complex_mode and most else math.inf
+        self.statistics = PlaneStatistics(rms, mean, sd, loudest)
         self.log_mean_power, self.log_sd_power = spectrum_moments(self._windows())
         n = self.config.window
         half = expected_periodogram(self.whitening.cpu(), n_fft=n)

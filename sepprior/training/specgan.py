@@ -25,19 +25,17 @@ def build_trainer(
 ) -> SpecGANTrainer:
     """A training run, fresh or from a saved state."""
     if state is None:
-        whitening, chosen = choose_whitening(task, config)
-    else:
-        whitening, chosen = state["whitening"], state["whitening_name"]
-    model = noise_model(task, config, whitening)
-    trainer = SpecGANTrainer(model, build_networks(config, model), whitening=chosen)
-    if state is not None:
-        trainer.load_state(state)
+        return best_whitened(task, config)
+    trainer = whitened(task, config, state["whitening"], state["whitening_name"])
+    trainer.load_state(state)
     return trainer
 
 
-def noise_model(task: Task, config: SpecGANConfig, whitening: Tensor) -> NoiseModel:
-    """The recording seen through a filter, with a random generator of its own."""
-    return NoiseModel(
+def whitened(
+    task: Task, config: SpecGANConfig, whitening: Tensor, name: str
+) -> SpecGANTrainer:
+    """A fresh run on the recording seen through a filter, with its own randomness."""
+    model = NoiseModel(
         task.training,
         config,
         task.device,
@@ -46,46 +44,40 @@ def noise_model(task: Task, config: SpecGANConfig, whitening: Tensor) -> NoiseMo
         whitening,
         torch.Generator().manual_seed(config.seed),
     )
+    return SpecGANTrainer(model, build_networks(config, model), whitening=name)
 
 
-def choose_whitening(task: Task, config: SpecGANConfig) -> tuple[Tensor, str]:
-    """The stationary filter in front of the network, and its name.
+def best_whitened(task: Task, config: SpecGANConfig) -> SpecGANTrainer:
+    """A run with the stationary filter that serves it best in front of the network.
 
     Whitening by the whole spectrum removes lines as least squares would, each with a
     free amplitude and phase. Whitening by the continuum leaves them to the generator,
-    which wins where their phases are locked (a pulse train). Trial runs of the warm-up
-    decide by held-out likelihood.
+    which wins where their phases are locked (a pulse train). Where that is open, two
+    runs begin their warm-up, held-out likelihood decides, and the better one goes on.
     """
     total = task.gaussian.autocovariance
     if config.channels == "magnitude":
         impulse = torch.zeros_like(total)
         impulse[0] = total[0]
-        return impulse, "none"
+        return whitened(task, config, impulse, "none")
     continuum = continuum_filter(task, config.whitening)
-    if continuum is None:
-        return total, "total"
-    if config.whitening == "continuum":
-        return continuum, "continuum"
-    if config.likelihood_weight == 0:
-        return total, "total"
-    names = ("total", "continuum")
-    filters = (total, continuum)
-    pilots = []
-    for whitening in filters:
-        model = noise_model(task, config, whitening)
-        pilots.append(SpecGANTrainer(model, build_networks(config, model)))
-    best = _race(pilots, task.held)
-    return filters[best], names[best]
+    if continuum is not None and config.whitening == "continuum":
+        return whitened(task, config, continuum, "continuum")
+    plain = whitened(task, config, total, "total")
+    if continuum is None or config.likelihood_weight == 0:
+        return plain
+    return _race([plain, whitened(task, config, continuum, "continuum")], task.held)
 
 
-def _race(pilots: list[SpecGANTrainer], held: Tensor) -> int:
-    """Warm two runs up side by side; the index of the better one by held-out noise.
+def _race(pilots: list[SpecGANTrainer], held: Tensor) -> SpecGANTrainer:
+    """Warm two runs up side by side; the better one by held-out noise.
 
     A coherent generator starts far behind and catches up, so that the race goes on
     while the one behind could still close the gap at its latest pace.
     """
     last: list[float] | None = None
-    steps = min(pilots[0].warmup, RACE_STEPS)
+    # The last step of a run is left to whoever asked for it.
+    steps = min(pilots[0].warmup, RACE_STEPS, pilots[0].config.steps - 1)
     scores = [0.0, 0.0]
     while pilots[0].step < steps:
         for i, pilot in enumerate(pilots):
@@ -99,4 +91,4 @@ def _race(pilots: list[SpecGANTrainer], held: Tensor) -> int:
             if (last[behind] - scores[behind]) * left < gap:
                 break
         last = list(scores)
-    return int(scores[1] < scores[0])
+    return pilots[int(scores[1] < scores[0])]
