@@ -35,6 +35,7 @@ class SpecGANConfig(AdversarialConfig):
     model: Literal["specgan"] = "specgan"
     steps: int = 6300
     ema: float = 0.99
+    spectral_weight: float = 10.0
     channels: Literal["complex", "magnitude"] = "complex"
     amplitude_weight: float = 30.0
     likelihood_weight: float = 100.0
