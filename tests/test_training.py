@@ -493,7 +493,7 @@ def test_warm_up_learns_what_no_stationary_model_describes(quick):
     rng = np.random.default_rng(0)
     loud = np.repeat(np.exp(rng.choice([-2.0, 2.0], 400)), WINDOW)
     recording = as_recording(loud * rng.standard_normal(400 * WINDOW), sample_rate=1.0)
-    config = change(steps=200, tick=200, warmup_steps=200, batch=64, width=16)
+    config = change(steps=400, tick=400, warmup_steps=400, batch=64, width=16)
     config = dataclasses.replace(config, latent=32, whitening="total", seed=1)
     (record,), _ = finish(train(recording, config, device="cpu"))
     assert record["heldout_nll"] < record["heldout_nll_gaussian"] - 0.3
