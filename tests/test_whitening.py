@@ -73,7 +73,7 @@ def test_the_winner_of_the_race_goes_on_as_if_it_had_run_alone(monkeypatch):
     name, whitening = winner.facts["whitening"], winner.model.whitening
     total = torch.equal(whitening, task.gaussian.autocovariance)
     assert name == ("total" if total else "continuum")
-    alone = specgan.whitened(task, config, whitening, name)
+    alone = specgan.fresh_run(task, config, whitening, name, frame=16)
     for trainer in (winner, alone):
         while trainer.step < config.steps:
             trainer.advance()

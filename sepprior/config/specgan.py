@@ -7,6 +7,7 @@ from typing import Literal
 
 from sepprior.config.adversarial import AdversarialConfig
 from sepprior.config.checks import check_fraction, check_range
+from sepprior.errors import SeppriorError
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,9 @@ class SpecGANConfig(AdversarialConfig):
         model: Always "specgan".
         channels: "complex" decodes z into a complex mean and a log-scale per
             time-frequency bin; "magnitude" is the published single log-magnitude.
+        frame: Samples of a spectrogram's frame, a power of two from 8: short frames
+            tell instants apart, long ones frequencies. The published one is 256, for
+            16384 samples; 0 tries that of a square plane and a quarter of it.
         amplitude_weight: Weight of the distance between the distributions of generated
             and recorded samples.
         likelihood_weight: Weight of the conditional Gaussian's likelihood.
@@ -37,6 +41,7 @@ class SpecGANConfig(AdversarialConfig):
     ema: float = 0.99
     spectral_weight: float = 10.0
     channels: Literal["complex", "magnitude"] = "complex"
+    frame: int = 0
     amplitude_weight: float = 30.0
     likelihood_weight: float = 100.0
     warmup_steps: int = 6000
@@ -48,7 +53,17 @@ class SpecGANConfig(AdversarialConfig):
         """Check types and ranges."""
         super().__post_init__()
         check_range("warmup_steps", self.warmup_steps, 0, None)
+        check_frame(self.frame, self.window)
         check_fraction("warmup_learning_rate", self.warmup_learning_rate, zero=False)
         check_range("flow_layers", self.flow_layers, 0, 64)
         check_range("amplitude_weight", self.amplitude_weight, 0.0, None)
         check_range("likelihood_weight", self.likelihood_weight, 0.0, None)
+
+
+def check_frame(frame: int, window: int) -> None:
+    """Refuse a frame that is no power of two, or longer than half a window."""
+    if frame and (frame < 8 or frame > window // 2 or frame & (frame - 1)):
+        raise SeppriorError(
+            f"frame = {frame}: expected 0 or a power of two from 8 to {window // 2}, "
+            "half the window"
+        )

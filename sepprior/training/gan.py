@@ -63,7 +63,10 @@ class SpecGANTrainer:
         self, model: NoiseModel, networks: Networks, *, whitening: str = "total"
     ) -> None:
         self.model, self.networks = model, networks
-        self.facts: dict[str, Any] = {"whitening": whitening}
+        self.facts: dict[str, Any] = {
+            "whitening": whitening,
+            "frame": model.stft.length,
+        }
         if model.labels.names:
             self.facts["labels"] = list(model.labels.names)
         self.config = model.config
@@ -302,6 +305,7 @@ class SpecGANTrainer:
             "step": self.step,
             "whitening": self.model.whitening,
             "whitening_name": self.facts["whitening"],
+            "frame": self.model.stft.length,
             "best_score": self.best_score,
             "best": {
                 name: None if part is None else part.state_dict()

@@ -41,6 +41,7 @@ class NoiseModel:
         whitening: shape (N,), autocovariance the filter in front is made from.
         rng: the one source of randomness of a training run.
         ranks: this process among those of the training.
+        frame: samples of a spectrogram's frame, 0 for that of a square plane.
     """
 
     recording: Recording
@@ -51,6 +52,7 @@ class NoiseModel:
     whitening: Tensor
     rng: torch.Generator
     ranks: Ranks = field(default_factory=current_ranks)
+    frame: int = 0
     labels: Labels = field(init=False)
     stft: TightSTFT = field(init=False)
     whitener: Whitener = field(init=False)
@@ -64,7 +66,8 @@ class NoiseModel:
     def __post_init__(self) -> None:
         """Filters and the per-frequency moments of the whitened recording."""
         self.labels = Labels.of(self.recording)
-        self.stft = TightSTFT(self.config.window, frame_length(self.config.window))
+        window = self.config.window
+        self.stft = TightSTFT(window, self.frame or frame_length(window))
         self.whitener = Whitener(self.whitening.to(self.device))
         self.signal_whitener = Whitener(self.autocovariance.to(self.device))
         self._measure()

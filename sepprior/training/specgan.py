@@ -1,4 +1,4 @@
-"""From a recording to a SpecGAN training run: the whitening filter is chosen first."""
+"""From a recording to a SpecGAN training run: frame and filter are chosen first."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from sepprior.training.gan import SpecGANTrainer
 from sepprior.training.noise_model import NoiseModel
 from sepprior.training.specgan_networks import build_networks
 from sepprior.training.whitening import continuum_filter
+from sepprior.transforms import frame_length
 
 PILOT_STEPS = 400
-"""Warm-up steps between two comparisons of the whitening filters."""
-RACE_STEPS = 2000
-"""Warm-up steps after which the better filter is taken in any case."""
+"""Warm-up steps between two comparisons of runs."""
+FRAME_STEPS, FILTER_STEPS = 1200, 2000
+"""Warm-up steps after which the better run is taken in any case."""
+SHORTER = 4
+"""The square plane's frame over the shorter one that is tried beside it."""
+SHORTEST = 8
+"""Samples of the shortest frame."""
 
 
 def build_trainer(
@@ -25,16 +30,22 @@ def build_trainer(
 ) -> SpecGANTrainer:
     """A training run, fresh or from a saved state."""
     if state is None:
-        return best_whitened(task, config)
-    trainer = whitened(task, config, state["whitening"], state["whitening_name"])
+        return best_run(task, config)
+    trainer = fresh_run(
+        task,
+        config,
+        state["whitening"],
+        state["whitening_name"],
+        frame=state.get("frame", 0),
+    )
     trainer.load_state(state)
     return trainer
 
 
-def whitened(
-    task: Task, config: SpecGANConfig, whitening: Tensor, name: str
+def fresh_run(
+    task: Task, config: SpecGANConfig, whitening: Tensor, name: str, *, frame: int
 ) -> SpecGANTrainer:
-    """A fresh run on the recording seen through a filter, with its own randomness."""
+    """A run on the recording seen through a filter, with its own randomness."""
     model = NoiseModel(
         task.training,
         config,
@@ -43,52 +54,75 @@ def whitened(
         task.gaussian.autocovariance,
         whitening,
         torch.Generator().manual_seed(config.seed),
+        frame=frame,
     )
     return SpecGANTrainer(model, build_networks(config, model), whitening=name)
 
 
-def best_whitened(task: Task, config: SpecGANConfig) -> SpecGANTrainer:
-    """A run with the stationary filter that serves it best in front of the network.
+def best_run(task: Task, config: SpecGANConfig) -> SpecGANTrainer:
+    """A run with the frame and the stationary filter that serve it best.
 
-    Whitening by the whole spectrum removes lines as least squares would, each with a
-    free amplitude and phase. Whitening by the continuum leaves them to the generator,
-    which wins where their phases are locked (a pulse train). Where that is open, two
-    runs begin their warm-up, held-out likelihood decides, and the better one goes on.
+    Long frames tell frequencies apart, short ones instants: bursts and jumps need the
+    latter, noise whose lines come and go the former. Whitening by the whole spectrum
+    removes lines as least squares would, each with a free amplitude and phase; by the
+    continuum it leaves them to the generator, which wins where their phases are locked
+    (a pulse train). Where either is open, two runs begin their warm-up, held-out
+    likelihood decides, and the better one goes on.
     """
     total = task.gaussian.autocovariance
     if config.channels == "magnitude":
         impulse = torch.zeros_like(total)
         impulse[0] = total[0]
-        return whitened(task, config, impulse, "none")
+        return fresh_run(task, config, impulse, "none", frame=config.frame)
+    blind = config.likelihood_weight == 0
+    square = frame_length(config.window)
+    frames = [config.frame or square]
+    short = square // SHORTER
+    if not (config.frame or blind) and short >= SHORTEST:
+        frames.append(short)
     continuum = continuum_filter(task, config.whitening)
+    first, name = total, "total"
     if continuum is not None and config.whitening == "continuum":
-        return whitened(task, config, continuum, "continuum")
-    plain = whitened(task, config, total, "total")
-    if continuum is None or config.likelihood_weight == 0:
-        return plain
-    return _race([plain, whitened(task, config, continuum, "continuum")], task.held)
+        first, name = continuum, "continuum"
+    best = _race(
+        [fresh_run(task, config, first, name, frame=frame) for frame in frames],
+        task.held,
+        most=FRAME_STEPS,
+    )
+    if continuum is None or name == "continuum" or blind:
+        return best
+    frame = best.model.stft.length
+    other = fresh_run(task, config, continuum, "continuum", frame=frame)
+    return _race([best, other], task.held, most=FILTER_STEPS)
 
 
-def _race(pilots: list[SpecGANTrainer], held: Tensor) -> SpecGANTrainer:
+def _race(runs: list[SpecGANTrainer], held: Tensor, *, most: int) -> SpecGANTrainer:
     """Warm two runs up side by side; the better one by held-out noise.
 
     A coherent generator starts far behind and catches up, so that the race goes on
-    while the one behind could still close the gap at its latest pace.
+    while the one behind could still close the gap at its latest pace. A run that has
+    won a race before waits for the other.
     """
-    last: list[float] | None = None
+    if len(runs) == 1:
+        return runs[0]
+    first, config = runs[0], runs[0].config
     # The last step of a run is left to whoever asked for it.
-    steps = min(pilots[0].warmup, RACE_STEPS, pilots[0].config.steps - 1)
-    scores = [0.0, 0.0]
-    while pilots[0].step < steps:
-        for i, pilot in enumerate(pilots):
-            for _ in range(min(PILOT_STEPS, steps - pilot.step)):
-                pilot.advance()
-            scores[i] = float(pilot.frozen().heldout_nll(held, draws=4).mean())
+    steps = min(first.warmup, most, config.steps - 1)
+    last: list[float] | None = None
+    behind = 1
+    for target in range(PILOT_STEPS, steps + PILOT_STEPS, PILOT_STEPS):
+        target = min(target, steps)
+        if target < first.step:
+            continue
+        for run in runs:
+            while run.step < target:
+                run.advance()
+        scores = [float(r.frozen().heldout_nll(held, draws=4).mean()) for r in runs]
         behind = int(scores[1] > scores[0])
         gap = scores[behind] - scores[1 - behind]
         if last is not None:
-            left = (steps - pilots[0].step) / PILOT_STEPS
+            left = (steps - target) / PILOT_STEPS
             if (last[behind] - scores[behind]) * left < gap:
                 break
-        last = list(scores)
-    return pilots[int(scores[1] < scores[0])]
+        last = scores
+    return runs[1 - behind]
