@@ -19,13 +19,13 @@ WINDOW = 64
 RATE = 100.0
 
 
-def task_of(values):
+def task_of(values, window=WINDOW):
     recording = as_recording(values, sample_rate=RATE)
     level, covariance = autocovariance(
-        iterate_blocks(recording, block=2**20), n_lags=WINDOW
+        iterate_blocks(recording, block=2**20), n_lags=window
     )
     gaussian = GaussianPrior(covariance, level=level, sample_rate=RATE)
-    held = torch.from_numpy(consecutive_windows(recording, window=WINDOW, limit=8))
+    held = torch.from_numpy(consecutive_windows(recording, window=window, limit=8))
     return Task(recording, recording, held, gaussian, torch.device("cpu"), {})
 
 
@@ -85,3 +85,55 @@ def test_a_race_leaves_a_step_to_report():
     task = task_of(noise(40_000, line=3.0))
     config = dataclasses.replace(TINY, window=WINDOW, whitening="auto", steps=3)
     assert specgan.build_trainer(task, config, state=None).step < config.steps
+
+
+# -- the race ------------------------------------------------------------------------
+
+
+class Run:
+    """A run whose held-out score after a step is scripted."""
+
+    def __init__(self, score, *, steps=10_000, step=0):
+        self.score, self.step, self.warmup = score, step, steps
+        self.config = dataclasses.replace(TINY, steps=steps)
+
+    def advance(self):
+        self.step += 1
+
+    def frozen(self):
+        return self
+
+    def heldout_nll(self, held, *, draws):
+        return torch.tensor([self.score(self.step)])
+
+
+def test_a_race_is_given_up_where_the_one_behind_cannot_catch_up():
+    ahead, behind = Run(lambda n: 1.0), Run(lambda n: 9.0 - n / 4000)
+    assert specgan._race([behind, ahead], None, most=2000) is ahead
+    assert ahead.step == behind.step == 2 * specgan.PILOT_STEPS
+    late = Run(lambda n: 9.0 - n / 200)
+    assert specgan._race([late, Run(lambda n: 1.0)], None, most=2000) is late
+    assert late.step == 2000
+
+
+def test_who_has_won_a_race_waits_for_the_next_one():
+    winner, other = Run(lambda n: 1.0, step=1200), Run(lambda n: 2.0)
+    assert specgan._race([winner, other], None, most=1200) is winner
+    assert (winner.step, other.step) == (1200, 1200)
+    winner, other = Run(lambda n: 1.0, step=800), Run(lambda n: 2.0 - n / 1000)
+    assert specgan._race([winner, other], None, most=2000) is other
+    assert specgan._race([winner], None, most=2000) is winner
+
+
+@pytest.mark.parametrize("frame", [0, 64])
+def test_the_frame_is_kept_with_the_state(frame, monkeypatch):
+    """Two are tried, 32 and 8 samples, unless the recipe says which."""
+    monkeypatch.setattr(specgan, "PILOT_STEPS", 2)
+    task = task_of(noise(40_000, line=0.0), window=256)
+    config = dataclasses.replace(TINY, window=256, frame=frame, steps=8)
+    run = specgan.build_trainer(task, config, state=None)
+    assert run.model.stft.length in ((8, 32) if frame == 0 else (64,))
+    assert run.step == (0 if frame else 4)
+    again = specgan.build_trainer(task, config, state=run.state())
+    assert again.model.stft.length == run.model.stft.length == run.facts["frame"]
+    assert again.advance() == run.advance()
