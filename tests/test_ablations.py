@@ -12,7 +12,8 @@ from sepprior.benchmark.methods import Unavailable
 from sepprior.inference.joint import JointFit, JointProblem
 from sepprior.inference.pipeline import analyse
 from sepprior.inference.record import lay_out
-from sepprior.priors import GaussianPrior, reduced
+from sepprior.inference.rivals import WEAK, rivals
+from sepprior.priors import GaussianPrior, conditional_energy, reduced
 from sepprior.signals import Geometry, Sinusoids, evaluate
 
 BUNDLED = Path(sepprior.__file__).parent / "data_files" / "example_prior.safetensors"
@@ -25,7 +26,7 @@ def prior():
     return sepprior.load_prior(BUNDLED)
 
 
-def own_noise(prior, n, seed):
+def own_noise(prior, n, seed, share=1.0):
     """Sinusoids in noise of the prior's own: record, form, theta and z that made it."""
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -37,7 +38,7 @@ def own_noise(prior, n, seed):
     form = Sinusoids(1, geometry, low=BAND[0], high=BAND[1])
     frequency = 2.0 + 3.0 * torch.rand((n, 1), generator=rng, dtype=torch.float64)
     turn = 2 * np.pi * torch.rand((n, 1), generator=rng, dtype=torch.float64)
-    size = float(prior.autocovariance[0]) ** 0.5
+    size = share * float(prior.autocovariance[0]) ** 0.5
     theta = torch.cat(
         [0.0 * turn, size * torch.sin(turn), size * torch.cos(turn), frequency], 1
     )
@@ -116,3 +117,49 @@ def test_what_is_taken_away_is_gone_and_the_prior_stays_whole(prior):
         ABLATIONS["flat"].of(
             GaussianPrior(prior.autocovariance, level=0.0, sample_rate=1.0)
         )
+
+
+def test_a_weak_sinusoid_is_looked_for_at_all_frequencies_of_the_found_noise(prior):
+    """At the latent that made the noise, and a fit that sits somewhere else."""
+    n = 20
+    share = torch.linspace(0.05, 1.0, n, dtype=torch.float64)[:, None]
+    record, form, theta, z = own_noise(prior, n, seed=2, share=share)
+    problem = JointProblem(prior, record, form=form)
+    gains = signal_gain_at(problem, theta, z)
+    weak = (gains > 10.0) & (gains < WEAK)
+    strong = gains > 3 * WEAK
+    assert weak.sum() > 0 and strong.sum() > 0
+    wrong = theta.clone()
+    wrong[:, 3] = torch.where(theta[:, 3] > 3.5, theta[:, 3] - 1.5, theta[:, 3] + 1.5)
+    zero = torch.zeros(n, dtype=torch.float64)
+    alike = torch.full((n, 1), 0.25, dtype=torch.float64)
+
+    def found(at):
+        fit = JointFit(at, z[:, None], torch.zeros_like(record.x), zero, zero.bool())
+        return rivals(problem, fit, alike)
+
+    rows, better = found(wrong)
+    assert set(weak.nonzero().flatten().tolist()) <= set(rows.tolist())
+    # Within the main lobe.
+    near = (better[:, 3] - theta[rows, 3]).abs() < 0.75 / record.duration
+    assert near[weak[rows]].all()
+    # Where the fit is right there is nothing better far away, and of strong signals
+    # nothing is asked.
+    rows, better = found(theta)
+    near = (better[:, 3] - theta[rows, 3]).abs() < 0.75 / record.duration
+    assert near[weak[rows]].all()
+    assert not strong[rows].any()
+
+
+def signal_gain_at(problem, theta, z):
+    """Gain of the sinusoids theta over a bias, with known latents, (B,)."""
+    everyone = torch.arange(len(theta))
+    zero = torch.zeros(len(theta), *problem.record.x.shape[1:], dtype=torch.float64)
+    silent = theta.clone()
+    silent[:, 1:3] = 0.0
+    decoded = problem.decode(z[:, None])
+    energies = []
+    for start in (theta, silent):
+        fixed = problem.noise_features(start, zero, everyone)
+        energies.append(conditional_energy(fixed, decoded).double().sum(-1))
+    return energies[1] - energies[0]

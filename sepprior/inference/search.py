@@ -13,6 +13,7 @@ from torch import Tensor
 from sepprior.inference.joint import JointFit, JointProblem, Optimum, number_within
 from sepprior.inference.least_squares import Fit
 from sepprior.inference.record import Record
+from sepprior.inference.rivals import rivals
 from sepprior.inference.sections import fit_sections
 from sepprior.inference.starts import HOPELESS, alike_within
 from sepprior.priors import LatentPrior
@@ -72,6 +73,7 @@ def search_together(
     best, second = _ranked(searched.energy, which, n)
     fit = problem.minimise(searched.select(best), everyone)
     fit = _try_second(problem, fit, searched, best, second, alike)
+    fit = _try_rivals(problem, fit, alike, generator)
     marginal, conditional, volume = problem.hessian(fit, everyone).summary()
     at = slice(form.n_linear, None)
     close = ((searched.theta - fit.theta[which])[:, at].abs() < alike[which]).all(-1)
@@ -188,7 +190,34 @@ def _try_second(
     rows = worth.nonzero().flatten()
     if not len(rows):
         return fit
-    other = problem.minimise(second.select(rows), rows)
+    return _lower(fit, problem.minimise(second.select(rows), rows), rows)
+
+
+def _try_rivals(
+    problem: JointProblem, fit: JointFit, alike: Tensor, generator: torch.Generator
+) -> JointFit:
+    """Follow weak sinusoids that are likelier elsewhere in the noise that was found."""
+    rows, theta = rivals(problem, fit, alike)
+    if not len(rows):
+        return fit
+    # Whatever else is in the batch, the draws that follow are the same.
+    draws = generator.get_state()
+    start = problem.search(
+        theta,
+        fit.missing[rows],
+        rows,
+        candidates=problem.prior.n_candidates,
+        rounds=1,
+        generator=generator,
+        z=fit.z[rows],
+        n_starts=1,
+    )
+    generator.set_state(draws)
+    return _lower(fit, problem.minimise(start, rows), rows)
+
+
+def _lower(fit: JointFit, other: JointFit, rows: Tensor) -> JointFit:
+    """The fit with those of `rows` replaced that another one has at lower energy."""
     won = other.energy < fit.energy[rows]
     merged = {}
     for name in vars(fit):
