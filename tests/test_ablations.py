@@ -1,5 +1,6 @@
 """What each part of the default prior's separation earns, on the prior's own noise."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from sepprior.inference.joint import JointFit, JointProblem
 from sepprior.inference.pipeline import analyse
 from sepprior.inference.record import lay_out
 from sepprior.inference.rivals import WEAK, rivals
+from sepprior.inference.search import _try_spread
 from sepprior.priors import GaussianPrior, conditional_energy, reduced
 from sepprior.signals import Geometry, Sinusoids, evaluate
 
@@ -117,6 +119,44 @@ def test_what_is_taken_away_is_gone_and_the_prior_stays_whole(prior):
         ABLATIONS["flat"].of(
             GaussianPrior(prior.autocovariance, level=0.0, sample_rate=1.0)
         )
+
+
+def test_starts_are_spread_where_least_squares_is_far_off(prior):
+    """From a latent that fits badly, and least-squares errors as large as stated."""
+    n = 8
+    record, form, theta, z = own_noise(prior, n, seed=3)
+    problem, everyone = JointProblem(prior, record, form=form), torch.arange(n)
+    zero = torch.zeros(n, dtype=torch.float64)
+    off = torch.tensor([0.1, 0.4, -0.4, 0.1], dtype=torch.float64)
+    bad = JointFit(
+        theta + off,
+        torch.zeros_like(z)[:, None],
+        torch.zeros_like(record.x),
+        zero,
+        zero.bool(),
+    )
+    energy = problem.energy(bad.theta, bad.missing, bad.z, everyone)
+    bad = dataclasses.replace(bad, energy=energy.detach())
+
+    def tried(scale):
+        covariance = torch.diag(scale * off.square()).expand(n, 4, 4)
+        gls = dataclasses.replace(
+            analyse(
+                prior, record, form=form, generator=rng, band=BAND, joint=False
+            ).gls,
+            theta=bad.theta,
+            covariance=covariance.contiguous(),
+        )
+        draws = rng.get_state()
+        found = _try_spread(problem, bad, bad, gls, rng)
+        assert torch.equal(draws, rng.get_state())
+        return found
+
+    rng = torch.Generator().manual_seed(0)
+    assert tried(1e-6) is bad
+    found = tried(4.0)
+    assert (found.energy < bad.energy - 10.0).all()
+    assert (found.theta - theta).abs().mean() < (bad.theta - theta).abs().mean()
 
 
 def test_a_weak_sinusoid_is_looked_for_at_all_frequencies_of_the_found_noise(prior):

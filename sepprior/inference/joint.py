@@ -296,6 +296,17 @@ class JointProblem:
         """The missing samples of measurements `which`, with weights (Q, W, C)."""
         return Elimination(self.gaps, which, self._impulses, weights_root)
 
+    def information(self, fit: JointFit) -> Tensor:
+        """Fisher information of theta with the latents of a fit known, (Q, P, P)."""
+        with torch.no_grad():
+            decoded = self.decode(fit.z)
+            columns = self.form.jacobian_columns(self.record.t, fit.theta)
+            everyone = torch.arange(len(fit.theta), device=columns.device)
+            jacobian = self.features(columns, everyone)
+            weights = decoded.precision.double().flatten(1).unsqueeze(1)
+            prior = torch.diag(self.form.prior_precision.to(jacobian))
+            return (weights * jacobian) @ jacobian.mT + prior
+
     # -- joint minimisation ------------------------------------------------------------
 
     def minimise(
@@ -306,18 +317,11 @@ class JointProblem:
         theta is scaled by the Cholesky factor of its information and z by the prior's
         own posterior scale, so that the Hessian is near the identity.
         """
-        record, prior, form = self.record, self.prior, self.form
+        prior, form = self.prior, self.form
         n_theta, n_linear = start.theta.shape[-1], self.form.n_linear
         shape = start.z.shape[1:]
         with torch.no_grad():
-            decoded = self.decode(start.z)
-            jacobian = self.features(
-                self.form.jacobian_columns(record.t, start.theta), which
-            )
-            weighted = jacobian * decoded.precision.double().flatten(1).unsqueeze(1)
-            covariance = inverse_information(
-                weighted @ jacobian.mT + torch.diag(form.prior_precision.to(jacobian))
-            )
+            covariance = inverse_information(self.information(start))
             root = torch.linalg.cholesky(covariance)
             features = self.noise_features(start.theta, start.missing, which)
             z_scale = prior.latent_scale(features)

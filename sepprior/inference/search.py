@@ -17,13 +17,17 @@ from sepprior.inference.rivals import rivals
 from sepprior.inference.sections import fit_sections
 from sepprior.inference.starts import HOPELESS, alike_within
 from sepprior.priors import LatentPrior
-from sepprior.signals.form import Form
+from sepprior.signals.form import Form, clamp
 
 N_KEPT = 3
 """Starts at most that are still followed after the first round of the search."""
 ROUNDS = 3
 """Alternations between the latent's proposals and the signal's fit."""
 MOST_LONG_STARTS = 2
+N_SPREAD, SPREAD_CANDIDATES = 16, 2
+"""Starts spread about least squares, and latents proposed for each."""
+FAR = 4.0
+"""Errors of least squares over those in the noise found, from which that is done."""
 
 
 def search_together(
@@ -73,6 +77,7 @@ def search_together(
     best, second = _ranked(searched.energy, which, n)
     fit = problem.minimise(searched.select(best), everyone)
     fit = _try_second(problem, fit, searched, best, second, alike)
+    fit = _try_spread(problem, fit, searched.select(best), starts[0], generator)
     fit = _try_rivals(problem, fit, alike, generator)
     marginal, conditional, volume = problem.hessian(fit, everyone).summary()
     at = slice(form.n_linear, None)
@@ -191,6 +196,58 @@ def _try_second(
     if not len(rows):
         return fit
     return _lower(fit, problem.minimise(second.select(rows), rows), rows)
+
+
+def _try_spread(
+    problem: JointProblem,
+    fit: JointFit,
+    searched: JointFit,
+    gls: Fit,
+    generator: torch.Generator,
+) -> JointFit:
+    """Follow starts spread as the errors of least squares are, where these are large.
+
+    That is where the noise that was found leaves errors smaller by `FAR`: the true
+    parameters are then many of its standard errors away from least squares, and the
+    latents that fit what least squares leaves may be none of those near the truth.
+    """
+    own = problem.information(searched)
+    # In the scale of the errors of least squares; unknown ones have none.
+    root, failed = torch.linalg.cholesky_ex(gls.covariance)
+    scaled = root.mT @ own @ root
+    usable = (failed == 0) & scaled.isfinite().all(-1).all(-1)
+    scaled = torch.where(usable[:, None, None], scaled, torch.zeros_like(scaled))
+    most = torch.linalg.eigvalsh(scaled)[:, -1]
+    rows = (most > FAR**2).nonzero().flatten()
+    if not len(rows):
+        return fit
+    # Whatever else is in the batch, the draws that follow are the same.
+    draws = generator.get_state()
+    shape = (N_SPREAD, gls.theta.shape[-1], 1)
+    normal = torch.randn(shape, generator=generator, dtype=gls.theta.dtype)
+    step = (root[rows] @ normal.to(root.device)[:, None]).squeeze(-1)
+    theta = (gls.theta[rows] + step).flatten(0, 1)
+    which = rows.repeat(N_SPREAD)
+    at = slice(problem.form.n_linear, None)
+    inside = clamp(problem.form, theta[:, at], which)
+    theta = torch.cat([theta[:, : problem.form.n_linear], inside], -1)
+    spread = problem.search(
+        theta,
+        searched.missing[which],
+        which,
+        candidates=SPREAD_CANDIDATES,
+        rounds=1,
+        generator=generator,
+        n_starts=N_SPREAD,
+    )
+    generator.set_state(draws)
+    energy = spread.energy.view(N_SPREAD, -1).nan_to_num(nan=torch.inf)
+    lowest, number = energy.min(0)
+    better = (lowest < searched.energy[rows]).nonzero().flatten()
+    if not len(better):
+        return fit
+    start = spread.select(number[better] * len(rows) + better)
+    return _lower(fit, problem.minimise(start, rows[better]), rows[better])
 
 
 def _try_rivals(
