@@ -377,4 +377,7 @@ def test_saved_with_labels_needs_the_newer_format(two_states, quick, tmp_path):
     config = tiny("specgan", steps=1, warmup_steps=1, flow_layers=0)
     _, prior = finish(train(two_states, config, device="cpu"))
     save_prior(prior, path)
+    assert load_tensors(path)[1]["format_version"] == 4  # it has a loudest bin
+    prior.statistics = dataclasses.replace(prior.statistics, loudest=math.inf)
+    save_prior(prior, path)
     assert load_tensors(path)[1]["format_version"] == 2
