@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sepprior.inference.joint import JointFit, JointProblem
+from sepprior.inference.least_squares import solve_normal
 from sepprior.signals import Sinusoids
 
 WEAK = 20.0
@@ -83,9 +84,6 @@ def _gain(white: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     white, target = white.double(), target.double()
     gram = white @ white.mT
     right = (white @ target.unsqueeze(-1)).squeeze(-1)
-    root, failed = torch.linalg.cholesky_ex(gram)
-    alone = torch.eye(3, dtype=root.dtype, device=root.device)
-    root = torch.where((failed > 0)[:, None, None], alone, root)
-    linear = torch.cholesky_solve(right.unsqueeze(-1), root).squeeze(-1)
+    linear = solve_normal(gram, right)
     gain = 0.5 * (right * linear).sum(-1) - 0.5 * right[:, 0] ** 2 / gram[:, 0, 0]
-    return gain.masked_fill(failed > 0, -torch.inf), linear
+    return gain, linear

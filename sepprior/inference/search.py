@@ -28,6 +28,8 @@ N_SPREAD, SPREAD_CANDIDATES = 16, 2
 """Starts spread about least squares, and latents proposed for each."""
 FAR = 4.0
 """Errors of least squares over those in the noise found, from which that is done."""
+SPREAD_AT_ONCE = 64
+"""Windows whose spread starts are worked out together; bounds memory."""
 
 
 def search_together(
@@ -221,16 +223,36 @@ def _try_spread(
     rows = (most > FAR**2).nonzero().flatten()
     if not len(rows):
         return fit
-    # Whatever else is in the batch, the draws that follow are the same.
+    # Whatever else is in the batch, the draws are the same, here and afterwards.
     draws = generator.get_state()
-    shape = (N_SPREAD, gls.theta.shape[-1], 1)
-    normal = torch.randn(shape, generator=generator, dtype=gls.theta.dtype)
+    at_once = max(1, SPREAD_AT_ONCE // problem.record.x.shape[1])
+    for part in rows.split(at_once):
+        start = _best_spread(problem, searched, gls.theta, root, part, generator)
+        generator.set_state(draws)
+        better = (start.energy < searched.energy[part]).nonzero().flatten()
+        if len(better):
+            other = problem.minimise(start.select(better), part[better])
+            fit = _lower(fit, other, part[better])
+    return fit
+
+
+def _best_spread(
+    problem: JointProblem,
+    searched: JointFit,
+    centre: Tensor,
+    root: Tensor,
+    rows: Tensor,
+    generator: torch.Generator,
+) -> JointFit:
+    """The likeliest of the spread starts of measurements `rows`."""
+    linear = problem.form.n_linear
+    shape = (N_SPREAD, centre.shape[-1], 1)
+    normal = torch.randn(shape, generator=generator, dtype=centre.dtype)
     step = (root[rows] @ normal.to(root.device)[:, None]).squeeze(-1)
-    theta = (gls.theta[rows] + step).flatten(0, 1)
+    theta = (centre[rows] + step).flatten(0, 1)
     which = rows.repeat(N_SPREAD)
-    at = slice(problem.form.n_linear, None)
-    inside = clamp(problem.form, theta[:, at], which)
-    theta = torch.cat([theta[:, : problem.form.n_linear], inside], -1)
+    inside = clamp(problem.form, theta[:, linear:], which)
+    theta = torch.cat([theta[:, :linear], inside], -1)
     spread = problem.search(
         theta,
         searched.missing[which],
@@ -240,14 +262,9 @@ def _try_spread(
         generator=generator,
         n_starts=N_SPREAD,
     )
-    generator.set_state(draws)
     energy = spread.energy.view(N_SPREAD, -1).nan_to_num(nan=torch.inf)
-    lowest, number = energy.min(0)
-    better = (lowest < searched.energy[rows]).nonzero().flatten()
-    if not len(better):
-        return fit
-    start = spread.select(number[better] * len(rows) + better)
-    return _lower(fit, problem.minimise(start, rows[better]), rows[better])
+    own = torch.arange(len(rows), device=rows.device)
+    return spread.select(energy.argmin(0) * len(rows) + own)
 
 
 def _try_rivals(
