@@ -46,7 +46,7 @@ def minimize_batch(
 ) -> Minimum:
     """Minimise B independent functions of n variables side by side.
 
-    Limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.4) with Armijo
+    Limited-memory BFGS (Nocedal and Wright 2006, section 7.2) with Armijo
     backtracking. Each evaluation serves every unfinished problem: those that accept
     their trial point turn to a new direction, the others halve their step. Scale the
     variables such that the Hessian is near the identity: the first step is then a
@@ -67,9 +67,7 @@ def minimize_batch(
     x = start.clone()
     everyone = torch.arange(n_problems, device=x.device)
     energy, gradient = objective(x, everyone)
-    pairs_s = x.new_zeros(history, n_problems, n)
-    pairs_y = x.new_zeros(history, n_problems, n)
-    rho = x.new_zeros(history, n_problems)
+    pairs_s, pairs_y = x.new_zeros(2, n_problems, history, n)
     norm = gradient.norm(dim=-1, keepdim=True)
     direction = -gradient / norm.clamp_min(1.0)
     step = torch.ones_like(energy)
@@ -95,12 +93,11 @@ def minimize_batch(
             continue
         s = trial[accept] - x[won]
         y = trial_gradient[accept] - gradient[won]
-        curvature = (s * y).sum(-1)
-        usable = curvature > 1e-10 * y.square().sum(-1)
-        inverse = torch.where(usable, 1.0 / curvature, torch.zeros_like(curvature))
-        for pairs, newest in ((pairs_s, s), (pairs_y, y), (rho, inverse)):
+        usable = (s * y).sum(-1) > 1e-10 * y.square().sum(-1)
+        for pairs, newest in ((pairs_s, s), (pairs_y, y)):
             # Newest first; each problem has a history of its own.
-            pairs[:, won] = torch.cat([newest.unsqueeze(0), pairs[:-1, won]])
+            newest = torch.where(usable[:, None], newest, 0.0).unsqueeze(1)
+            pairs[won] = torch.cat([newest, pairs[won, :-1]], 1)
         gain = energy[won] - trial_energy[accept]
         small[won] = torch.where(
             gain < decrease_tolerance, small[won] + 1, torch.zeros_like(gain)
@@ -110,8 +107,9 @@ def minimize_batch(
         done[won] = (gradient[won].abs().amax(-1) < gradient_tolerance) | (
             small[won] >= 2
         )
-        direction[won] = _two_loop(
-            gradient[won], pairs_s[:, won], pairs_y[:, won], rho[:, won]
+        known = min(history, evaluations)
+        direction[won] = _quasi_newton(
+            gradient[won], pairs_s[won, :known], pairs_y[won, :known]
         )
         step[won] = 1.0
     return Minimum(
@@ -123,23 +121,34 @@ def minimize_batch(
     )
 
 
-def _two_loop(gradient: Tensor, s: Tensor, y: Tensor, rho: Tensor) -> Tensor:
-    """Quasi-Newton direction (Nocedal and Wright 2006, algorithm 7.4)."""
-    q = gradient.clone()
-    weights: dict[int, Tensor] = {}
-    for i in range(len(rho)):
-        weights[i] = rho[i] * (s[i] * q).sum(-1)
-        q = q - weights[i][:, None] * y[i]
-    scale = torch.ones_like(q[:, 0])
-    settled = torch.zeros_like(scale, dtype=torch.bool)
-    for i in range(len(rho)):
-        usable = (rho[i] > 0) & ~settled
-        ratio = 1.0 / (rho[i] * y[i].square().sum(-1)).clamp_min(1e-30)
-        scale = torch.where(usable, ratio, scale)
-        settled |= usable
-    q = q * scale[:, None]
-    for i in reversed(range(len(rho))):
-        back = rho[i] * (y[i] * q).sum(-1)
-        q = q + (weights[i] - back)[:, None] * s[i]
+def _quasi_newton(gradient: Tensor, s: Tensor, y: Tensor) -> Tensor:
+    """Downward directions (B, n) by the inverse BFGS matrix in its compact form.
+
+    Byrd, Nocedal and Schnabel (1994), equation 3.1: a few products of small matrices
+    instead of a loop over the pairs.
+
+    Args:
+        gradient: shape (B, n).
+        s: steps, newest first, zero where there is none, (B, h, n).
+        y: changes of the gradient, likewise, (B, h, n).
+    """
+    dtype, gradient = gradient.dtype, gradient.double()
+    s, y = s.double(), y.double()
+    products = s @ y.mT
+    curvature = products.diagonal(dim1=-2, dim2=-1)
+    empty = (curvature == 0).to(gradient)
+    # Steps before or at the change of the gradient: newest first, that is below.
+    lower = products.tril() + torch.diag_embed(empty)
+    changes = y @ y.mT
+    newest = empty.argmin(-1, keepdim=True)
+    squares = changes.diagonal(dim1=-2, dim2=-1)
+    scale = curvature.gather(-1, newest) / squares.gather(-1, newest)
+    scale = torch.where(empty.all(-1, keepdim=True), 1.0, scale)
+    along_s, along_y = (pairs @ gradient.unsqueeze(-1) for pairs in (s, y))
+    v = torch.linalg.solve_triangular(lower, along_s, upper=False)
+    gamma = scale.unsqueeze(-1)
+    right = curvature.unsqueeze(-1) * v + gamma * (changes @ v - along_y)
+    w = torch.linalg.solve_triangular(lower.mT, right, upper=True)
+    q = scale * gradient + (s.mT @ w - gamma * (y.mT @ v)).squeeze(-1)
     descent = (q * gradient).sum(-1, keepdim=True) > 0
-    return -torch.where(descent, q, gradient)
+    return -torch.where(descent, q, gradient).to(dtype)

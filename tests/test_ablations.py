@@ -14,7 +14,7 @@ from sepprior.inference.joint import JointFit, JointProblem
 from sepprior.inference.pipeline import analyse
 from sepprior.inference.record import lay_out
 from sepprior.inference.rivals import WEAK, rivals
-from sepprior.inference.search import _try_spread
+from sepprior.inference.search import _spread_starts
 from sepprior.priors import GaussianPrior, conditional_energy, reduced
 from sepprior.signals import Geometry, Sinusoids, evaluate
 
@@ -148,13 +148,14 @@ def test_starts_are_spread_where_least_squares_is_far_off(prior):
             covariance=covariance.contiguous(),
         )
         draws = rng.get_state()
-        found = _try_spread(problem, bad, bad, gls, rng)
+        rows, found = _spread_starts(problem, bad, gls, rng)
         assert torch.equal(draws, rng.get_state())
-        return found
+        return rows, problem.minimise(found, rows)
 
     rng = torch.Generator().manual_seed(0)
-    assert tried(1e-6) is bad
-    found = tried(4.0)
+    assert not len(tried(1e-6)[0])
+    rows, found = tried(4.0)
+    assert torch.equal(rows, everyone)
     assert (found.energy < bad.energy - 10.0).all()
     assert (found.theta - theta).abs().mean() < (bad.theta - theta).abs().mean()
 

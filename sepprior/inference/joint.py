@@ -34,7 +34,7 @@ FINAL_STEPS = 3
 GAP_NUMBERS = 2**25
 """Numbers of the missing samples' information matrices that are kept together."""
 GRADIENT_TOLERANCE = (1e-3, 1e-7)
-DECREASE_TOLERANCE = (1e-2, 1e-13)
+DECREASE_TOLERANCE = (0.1, 1e-13)
 """In nats and standard errors, for priors in single and in double precision."""
 
 
@@ -59,6 +59,17 @@ class JointFit:
     def select(self, which: Tensor) -> JointFit:
         """A sub-batch."""
         return JointFit(*(getattr(self, name)[which] for name in vars(self)))
+
+    def split(self, sizes: list[int]) -> list[JointFit]:
+        """Consecutive sub-batches."""
+        parts = zip(*(v.split(sizes) for v in vars(self).values()), strict=True)
+        return [JointFit(*part) for part in parts]
+
+
+def joined(fits: list[JointFit]) -> JointFit:
+    """Batches one after the other, as one."""
+    names = vars(fits[0])
+    return JointFit(*(torch.cat([getattr(fit, k) for fit in fits]) for k in names))
 
 
 @dataclass(frozen=True)

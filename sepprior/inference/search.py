@@ -10,7 +10,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sepprior.inference.joint import JointFit, JointProblem, Optimum, number_within
+from sepprior.inference.joint import (
+    JointFit,
+    JointProblem,
+    Optimum,
+    joined,
+    number_within,
+)
 from sepprior.inference.least_squares import Fit
 from sepprior.inference.record import Record
 from sepprior.inference.rivals import rivals
@@ -76,10 +82,16 @@ def search_together(
         z=first.z,
         n_starts=N_KEPT,
     )
-    best, second = _ranked(searched.energy, which, n)
-    fit = problem.minimise(searched.select(best), everyone)
-    fit = _try_second(problem, fit, searched, best, second, alike)
-    fit = _try_spread(problem, fit, searched.select(best), starts[0], generator)
+    best, second = (searched.select(v) for v in _ranked(searched.energy, which, n))
+    rivalling = _worth_refining(form, best, second, alike)
+    far, spread = _spread_starts(problem, best, starts[0], generator)
+    rows = everyone, rivalling, far
+    refined = problem.minimise(
+        joined([best, second.select(rivalling), spread]), torch.cat(rows)
+    )
+    fit, *others = refined.split([len(part) for part in rows])
+    for other, part in zip(others, rows[1:], strict=True):
+        fit = _lower(fit, other, part)
     fit = _try_rivals(problem, fit, alike, generator)
     marginal, conditional, volume = problem.hessian(fit, everyone).summary()
     at = slice(form.n_linear, None)
@@ -167,9 +179,8 @@ def search_in_sections(
         close = (places - best.fit.theta[:, form.n_linear :]).abs() < alike[one]
         agreement = close.all(-1).double().mean(0, keepdim=True)
         rows.append(replace(best, agreement=agreement))
-    fits = [row.fit for row in rows]
     return Optimum(
-        JointFit(*(torch.cat([getattr(f, k) for f in fits]) for k in vars(fits[0]))),
+        joined([row.fit for row in rows]),
         *(
             torch.cat([getattr(row, k) for row in rows])
             for k in ("marginal", "conditional", "volume", "agreement")
@@ -177,43 +188,32 @@ def search_in_sections(
     )
 
 
-def _try_second(
-    problem: JointProblem,
-    fit: JointFit,
-    searched: JointFit,
-    first: Tensor,
-    next_best: Tensor,
-    alike: Tensor,
-) -> JointFit:
-    """Refine the second-best start where it could still win, and keep the better.
+def _worth_refining(
+    form: Form, best: JointFit, second: JointFit, alike: Tensor
+) -> Tensor:
+    """Measurements of which the second-best start could still win.
 
     That is where it trails by little and sits at other nonlinear parameters: at the
     same ones the search has already chosen between the two latents.
     """
-    best, second = searched.select(first), searched.select(next_best)
     close = second.energy - best.energy < HOPELESS
-    shift = (second.theta - best.theta)[:, problem.form.n_linear :].abs()
-    worth = close & (shift > alike).any(-1)
-    rows = worth.nonzero().flatten()
-    if not len(rows):
-        return fit
-    return _lower(fit, problem.minimise(second.select(rows), rows), rows)
+    shift = (second.theta - best.theta)[:, form.n_linear :].abs()
+    return (close & (shift > alike).any(-1)).nonzero().flatten()
 
 
-def _try_spread(
-    problem: JointProblem,
-    fit: JointFit,
-    searched: JointFit,
-    gls: Fit,
-    generator: torch.Generator,
-) -> JointFit:
-    """Follow starts spread as the errors of least squares are, where these are large.
+def _spread_starts(
+    problem: JointProblem, best: JointFit, gls: Fit, generator: torch.Generator
+) -> tuple[Tensor, JointFit]:
+    """Starts spread as the errors of least squares are, where these are large.
 
     That is where the noise that was found leaves errors smaller by `FAR`: the true
     parameters are then many of its standard errors away from least squares, and the
     latents that fit what least squares leaves may be none of those near the truth.
+
+    Returns:
+        Measurements for which one was better than the best fit so far, and these.
     """
-    own = problem.information(searched)
+    own = problem.information(best)
     # In the scale of the errors of least squares; unknown ones have none.
     root, failed = torch.linalg.cholesky_ex(gls.covariance)
     scaled = root.mT @ own @ root
@@ -221,19 +221,16 @@ def _try_spread(
     scaled = torch.where(usable[:, None, None], scaled, torch.zeros_like(scaled))
     most = torch.linalg.eigvalsh(scaled)[:, -1]
     rows = (most > FAR**2).nonzero().flatten()
-    if not len(rows):
-        return fit
     # Whatever else is in the batch, the draws are the same, here and afterwards.
     draws = generator.get_state()
     at_once = max(1, SPREAD_AT_ONCE // problem.record.x.shape[1])
-    for part in rows.split(at_once):
-        start = _best_spread(problem, searched, gls.theta, root, part, generator)
+    found = [best.select(rows[:0])]
+    for part in rows.split(at_once) if len(rows) else ():
+        found.append(_best_spread(problem, best, gls.theta, root, part, generator))
         generator.set_state(draws)
-        better = (start.energy < searched.energy[part]).nonzero().flatten()
-        if len(better):
-            other = problem.minimise(start.select(better), part[better])
-            fit = _lower(fit, other, part[better])
-    return fit
+    starts = joined(found)
+    better = starts.energy < best.energy[rows]
+    return rows[better], starts.select(better)
 
 
 def _best_spread(

@@ -47,11 +47,12 @@ class Coupling(nn.Module):
         return torch.cat([kept, moved * log_scale.exp() + shift], -1)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map z (..., K) to u, and give ``log |det du/dz|`` (...)."""
+        """Map z (..., K) to u, and give the log slopes, those that are not 0."""
         kept, moved = z.tensor_split([self.kept], -1)
         log_scale, shift = self._parts(kept)
-        ordered = torch.cat([kept, (moved - shift) * (-log_scale).exp()], -1)
-        return ordered[..., self.order.argsort()], -log_scale.sum(-1)
+        log_scale = -log_scale
+        ordered = torch.cat([kept, (moved - shift) * log_scale.exp()], -1)
+        return torch.zeros_like(z).index_copy(-1, self.order, ordered), log_scale
 
 
 class Flow(nn.Module):
@@ -80,9 +81,11 @@ class Flow(nn.Module):
 
         With ``u ~ N(0, 1)``, ``log p(z) = log N(u; 0, 1) + log |det du/dz|``.
         """
-        volume = torch.zeros_like(z[..., 0])
+        lead, z = z.shape[:-1], z.reshape(-1, self.size)
+        slopes = []
         for layer in reversed(self.layers):
             assert isinstance(layer, Coupling)
-            z, change = layer.inverse(z)
-            volume = volume + change
-        return z, volume
+            z, own = layer.inverse(z)
+            slopes.append(own)
+        volume = torch.cat(slopes, -1).sum(-1)
+        return z.view(*lead, -1), volume.view(lead)
