@@ -1,12 +1,14 @@
 """Measurements per second against batch size, beside scipy on the same windows.
 
-Separates N = 300 windows of the `pump` noise in batches of growing size and, in between
-so that all see the same machine, fits the same windows by scipy's generalised least
-squares: in a loop, and in a pool of as many processes as torch has threads. Medians of
-the repetitions; peak memory is that of the process, over what importing torch took.
+Separates N = 300 windows of a scenario's noise in batches of growing size and, in
+between so that all see the same machine, fits the same windows by scipy's generalised
+least squares: in a loop, and in a pool of as many processes as torch has threads. Means
+over different windows where a batch is small, medians of the repetitions; peak memory
+is that of the process, over what importing torch took.
 
     python examples/throughput.py
-    python examples/throughput.py --prior prior.safetensors --batch 1 --batch 100
+    python examples/throughput.py --prior prior.safetensors --scenario bursts \
+        --duration 10 --batch 1 --batch 1000
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from sepprior.priors import GaussianPrior, Prior
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 AT_ONCE = 1000
+DIFFERENT = 20
+"""Windows at least that are separated, one batch after the other."""
 """Largest part of a batch that scipy fits; its cost per fit does not change."""
 
 
@@ -46,6 +50,12 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def each_alone(work: Callable[[np.ndarray], object], batches: list[np.ndarray]) -> None:
+    """One call for each batch."""
+    for x in batches:
+        work(x)
+
+
 def fit_by_scipy(
     x: np.ndarray, covariance: np.ndarray, rate: float, fmin: float, fmax: float
 ) -> None:
@@ -55,14 +65,24 @@ def fit_by_scipy(
 
 @click.command(help=__doc__.split("\n\n", maxsplit=1)[0])
 @click.option("--prior", type=Path, help="A trained prior.  [default: gaussian]")
+@click.option("--scenario", default="pump", show_default=True, help="Its noise.")
+@click.option("--duration", default=1.0, show_default=True, help="Seconds.")
 @click.option("--batch", type=int, multiple=True, default=[1, 10, 100, 1000, 10000])
 @click.option("--repeat", type=int, default=3, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
-def main(prior: Path | None, batch: tuple[int, ...], repeat: int, device: str) -> None:
+def main(
+    prior: Path | None,
+    scenario: str,
+    duration: float,
+    batch: tuple[int, ...],
+    repeat: int,
+    device: str,
+) -> None:
     """Time every batch size and print a table."""
     before = peak_memory()
-    this = cell("pump", 1.0)
-    trials = make_trials(this.scenario, this.duration, min(max(batch), AT_ONCE), 0)
+    this = cell(scenario, duration)
+    n_trials = min(max(*batch, DIFFERENT), AT_ONCE)
+    trials = make_trials(this.scenario, this.duration, n_trials, 0)
     runs = noise_record(this.scenario, this.duration, 20, 0)
     n = trials.x.shape[1]
     noise: Prior = GaussianPrior(
@@ -86,16 +106,18 @@ def main(prior: Path | None, batch: tuple[int, ...], repeat: int, device: str) -
     with spawn.Pool(1) as one, spawn.Pool(processes) as pool:
         warm = False
         for size in (processes, *batch):
-            x = np.resize(trials.x, (size, n))
+            x = np.resize(trials.x, (max(size, DIFFERENT), n))
+            batches = [x[i : i + size] for i in range(0, len(x) - size + 1, size)]
             part = x[:AT_ONCE]
             tasks = [
                 (p, covariance, trials.sample_rate, *band)
-                for p in np.array_split(part, min(processes, size))
+                for p in np.array_split(part, processes)
             ]
             whole = (part, covariance, trials.sample_rate, *band)
             ours, loop, pooled = [], [], []
             for _ in range(repeat):
-                ours.append(seconds(partial(separate, x)) / size)
+                took = seconds(partial(each_alone, separate, batches))
+                ours.append(took / (size * len(batches)))
                 work = partial(one.starmap, fit_by_scipy, [whole])
                 loop.append(seconds(work) / len(part))
                 work = partial(pool.starmap, fit_by_scipy, tasks)
