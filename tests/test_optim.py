@@ -8,7 +8,7 @@ import torch
 from scipy import optimize
 from torchmin import minimize
 
-from sepprior.optim import minimize_batch
+from sepprior.optim import _quasi_newton, minimize_batch
 
 
 def with_gradient(energy):
@@ -198,3 +198,30 @@ def test_the_energy_never_rises():
     found = minimize_batch(uphill, start, max_evaluations=100)
     assert torch.equal(found.x, start)
     assert float(found.gradient_norm.min()) > 1e-3
+
+
+def test_direction_is_that_of_the_updated_inverse_hessian():
+    """Compact form against BFGS updates one by one (Nocedal and Wright, eq. 6.17)."""
+    rng = torch.Generator().manual_seed(3)
+    n, h = 7, 4
+    root = torch.randn((n, n), generator=rng, dtype=torch.float64)
+    hessian = root @ root.T + torch.eye(n, dtype=torch.float64)
+    s = torch.randn((3, h, n), generator=rng, dtype=torch.float64)
+    s[1, 1] = 0.0  # a pair that was of no use
+    s[1, 3:] = 0.0  # a short history
+    s[2] = 0.0  # none at all
+    y = s @ hessian
+    gradient = torch.randn((3, n), generator=rng, dtype=torch.float64)
+    found = _quasi_newton(gradient, s, y)
+    for b in range(3):
+        pairs = [(s[b, i], y[b, i]) for i in range(h) if s[b, i].any()]
+        scale = pairs[0][0] @ pairs[0][1] / pairs[0][1].square().sum() if pairs else 1.0
+        inverse = scale * torch.eye(n, dtype=torch.float64)
+        for step, change in reversed(pairs):
+            rho = 1.0 / (step @ change)
+            part = torch.eye(n, dtype=torch.float64) - rho * torch.outer(step, change)
+            inverse = part @ inverse @ part.T + rho * torch.outer(step, step)
+        torch.testing.assert_close(found[b], -inverse @ gradient[b])
+    single = _quasi_newton(gradient.float(), s.float(), y.float())
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), found, rtol=1e-4, atol=1e-4)

@@ -180,6 +180,18 @@ class SpecGANPrior:
         log_d = torch.cat([log_d, log_d[:, -1:]], 1)
         return mean, log_d
 
+    def loudness(self, code: Tensor) -> Tensor:
+        """Log of the mean square of whitened noise drawn there, (B, K + L) to (B,).
+
+        Nats; of independent bins, as if the frame were orthonormal.
+        """
+        mean, log_d = self.parts_of(code)
+        share = self._multiplicity * self._share
+        power = 0.5 * (share * log_d.exp()).sum((-1, -2))
+        if mean is not None:
+            power = power + self.stft.synthesise(mean).square().sum(-1)
+        return torch.log(power / self.window)
+
     # -- the prior contract ----------------------------------------------------------
 
     def features(self, x: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from sepprior.training.adversary import (
     decayed_rate,
     spectral_term,
 )
+from sepprior.training.loudness import settle_loudness
 from sepprior.training.noise_model import NoiseModel
 from sepprior.training.specgan_networks import Networks, freeze
 from sepprior.training.steps import check_finite, mixed_precision, set_rate
@@ -294,8 +295,10 @@ class SpecGANTrainer:
         )
 
     def finished(self, metadata: Mapping[str, Any]) -> SpecGANPrior:
-        """The running average: nothing is left to measure."""
-        return self.frozen(metadata)
+        """The running average, with draws as loud as the recording."""
+        prior = self.frozen(metadata)
+        settle_loudness(prior, self.model, trained=self.step)
+        return prior
 
     def state(self) -> dict[str, Any]:
         """Networks, optimisers, random numbers and the chosen filter."""

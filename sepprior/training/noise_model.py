@@ -117,20 +117,22 @@ class NoiseModel:
 
     def crops(self) -> tuple[Tensor, Tensor | None]:
         """Whitened random crops (B, N), float32, and their labels (B, L) or None."""
-        x, onehot = labelled_crops(
-            self.recording,
-            self.labels,
-            window=self.config.window,
-            n=self.config.batch,
-            rng=self.rng,
-        )
-        x = (
-            augmented(x - self.level, self.config, sd=self.sd, rng=self.rng)
-            + self.level
-        )
+        x, onehot = self._crops(self.config.batch, self.rng)
         if onehot is not None:
             onehot = self.ranks.rows(onehot).to(self.device)
         return self.white(self.ranks.rows(x)), onehot
+
+    def draw_crops(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """As many as asked for, by other random numbers; the same in all processes."""
+        x, onehot = self._crops(n, rng)
+        return self.white(x), None if onehot is None else onehot.to(self.device)
+
+    def _crops(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        x, onehot = labelled_crops(
+            self.recording, self.labels, window=self.config.window, n=n, rng=rng
+        )
+        x = augmented(x - self.level, self.config, sd=self.sd, rng=rng) + self.level
+        return x, onehot
 
     def randn(self, n: int, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Normal numbers (n, ...), this process's rows of the joint batch."""
