@@ -10,6 +10,7 @@ import torch
 import sepprior
 from sepprior.benchmark.ablations import ABLATIONS
 from sepprior.benchmark.methods import Unavailable
+from sepprior.inference import joint
 from sepprior.inference.joint import JointFit, JointProblem
 from sepprior.inference.pipeline import analyse
 from sepprior.inference.record import lay_out
@@ -60,11 +61,12 @@ def spread(fit, theta):
 
 
 @pytest.mark.statistical
-def test_the_search_is_as_good_as_a_start_at_the_truth(prior):
+def test_the_search_is_as_good_as_a_start_at_the_truth(prior, monkeypatch):
     """Parameters and latent known at the start: what the search leaves on the table.
 
     60 trials. Errors of both starts are those of the same noise, so that their ratio is
-    certain to a few per cent.
+    certain to a few per cent. A minimisation that stopped early would stay near the
+    truth: that of the start there goes on for longer.
     """
     record, form, theta, z = own_noise(prior, N_TRIALS, seed=0)
     rng = torch.Generator().manual_seed(0)
@@ -78,6 +80,7 @@ def test_the_search_is_as_good_as_a_start_at_the_truth(prior):
         torch.zeros(N_TRIALS, dtype=torch.float64),
         torch.zeros(N_TRIALS, dtype=torch.bool),
     )
+    monkeypatch.setattr(joint, "DECREASE_TOLERANCE", (1e-2, 1e-13))
     best = problem.minimise(start, everyone, max_evaluations=200)
     lost = found.optimum.energy - best.energy
     ratio = spread(found.joint.theta, theta) / spread(best.theta, theta)
@@ -150,7 +153,7 @@ def test_starts_are_spread_where_least_squares_is_far_off(prior):
         draws = rng.get_state()
         rows, found = _spread_starts(problem, bad, gls, rng)
         assert torch.equal(draws, rng.get_state())
-        return rows, problem.minimise(found, rows)
+        return rows, problem.minimise(found, rows) if len(rows) else found
 
     rng = torch.Generator().manual_seed(0)
     assert not len(tried(1e-6)[0])
