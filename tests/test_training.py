@@ -229,6 +229,28 @@ def test_interrupt_in_the_middle_of_a_step(
     assert same(weights(resumed), weights(prior))
 
 
+def test_interrupt_after_the_last_step(
+    recording, uninterrupted, quick, tmp_path, monkeypatch
+):
+    _, prior, _ = uninterrupted
+    path = tmp_path / "prior.safetensors"
+
+    def break_in(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_module, "validate", break_in)
+    with pytest.raises(KeyboardInterrupt):
+        finish(train(recording, TINY, device="cpu", output=path))
+    assert load_prior(path, device="cpu").metadata["unfinished"] is True
+    monkeypatch.setattr(train_module, "validate", lambda *_, **__: {"heldout": {}})
+    after, resumed = finish(
+        train(recording, TINY, device="cpu", output=path, resume=True)
+    )
+    assert after == []
+    assert same(weights(resumed), weights(prior))
+    assert "unfinished" not in load_prior(path, device="cpu").metadata
+
+
 def test_a_resumed_run_may_be_longer(recording, uninterrupted, quick, tmp_path):
     path = tmp_path / "prior.safetensors"
     _, first = finish(train(recording, change(steps=10), device="cpu", output=path))

@@ -221,8 +221,11 @@ def _follow(
             if resume and bar.n == 0:
                 # Steps of the earlier run must not count in the time that is left.
                 bar.initial = bar.n = bar.last_print_n = step
-            bar.set_postfix_str(_statistics(record), refresh=False)
+            last = ", last checks" if step == bar.total else ""
+            bar.set_postfix_str(_statistics(record) + last, refresh=False)
             bar.update(step - bar.n)
+            if last:
+                bar.refresh()
 
 
 def _statistics(record: dict[str, Any]) -> str:

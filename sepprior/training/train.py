@@ -148,12 +148,13 @@ def _run(
             if path is not None and late:
                 _save(last_tick, path)
                 last_save = time.monotonic()
+        prior = trainer.finished({**task.metadata, **trainer.facts})
+        prior.metadata |= _validated(prior, task)
         finished = True
     finally:
         if path is not None and not finished:
+            last_tick.prior.metadata["unfinished"] = True
             _save(last_tick, path)
-    prior = trainer.finished({**task.metadata, **trainer.facts})
-    prior.metadata |= _validated(prior, task)
     if path is not None:
         _save(_snapshot(trainer, task, config), path)
         save_prior(prior, path)
