@@ -101,6 +101,8 @@ def settle_loudness(prior: SpecGANPrior, model: NoiseModel, *, trained: int) -> 
         z, volume = flow.inverse(seen.mean[rows] + log_sd.exp() * noise)
         loss = sampled_kl(noise, log_sd, z, volume).mean()
         loss = loss + WEIGHT * loudness_distance(drawn(flow), seen.loudness)
+        if not bool(loss.isfinite()):
+            return
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(flow.parameters(), CLIP_NORM)
