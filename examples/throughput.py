@@ -28,14 +28,14 @@ import torch
 import sepprior
 from sepprior.benchmark import cell, make_trials
 from sepprior.benchmark.baselines import autocovariance, gls_scipy, record_covariance
-from sepprior.benchmark.scenarios import noise_record
+from sepprior.benchmark.scenarios import SCENARIOS, noise_record
 from sepprior.priors import GaussianPrior, Prior
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 AT_ONCE = 1000
+"""Largest part of a batch that scipy fits; its cost per fit does not change."""
 DIFFERENT = 20
 """Windows at least that are separated, one batch after the other."""
-"""Largest part of a batch that scipy fits; its cost per fit does not change."""
 
 
 def peak_memory() -> float:
@@ -65,7 +65,13 @@ def fit_by_scipy(
 
 @click.command(help=__doc__.split("\n\n", maxsplit=1)[0])
 @click.option("--prior", type=Path, help="A trained prior.  [default: gaussian]")
-@click.option("--scenario", default="pump", show_default=True, help="Its noise.")
+@click.option(
+    "--scenario",
+    type=click.Choice(list(SCENARIOS)),
+    default="pump",
+    show_default=True,
+    help="Its noise.",
+)
 @click.option("--duration", default=1.0, show_default=True, help="Seconds.")
 @click.option("--batch", type=int, multiple=True, default=[1, 10, 100, 1000, 10000])
 @click.option("--repeat", type=int, default=3, show_default=True)
@@ -94,7 +100,13 @@ def main(
         noise = sepprior.load_prior(prior, device=device)
     noise = noise.to(device)
     band = (trials.fmin, trials.fmax)
-    separate = partial(sepprior.separate, prior=noise, fmin=band[0], fmax=band[1])
+    separate = partial(
+        sepprior.separate,
+        prior=noise,
+        sample_rate=trials.sample_rate,
+        fmin=band[0],
+        fmax=band[1],
+    )
     covariance = record_covariance(runs, n)
     processes = torch.get_num_threads()
     print(f"prior {noise.name} on {device}, {processes} threads")
