@@ -10,8 +10,9 @@ import torch
 import sepprior
 from sepprior.config import load_config
 from sepprior.data import as_recording
+from sepprior.losses import loudness_distance
 from sepprior.training import loudness
-from sepprior.training.loudness import loudness_distance, settle_loudness
+from sepprior.training.loudness import settle_loudness
 from sepprior.training.noise_model import NoiseModel
 
 ROOT = Path(__file__).resolve().parents[1]

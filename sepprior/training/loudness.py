@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sepprior.losses import sampled_kl
+from sepprior.losses import loudness_distance, sampled_kl
 from sepprior.nets import Flow
 from sepprior.priors import SpecGANPrior
 from sepprior.training.noise_model import NoiseModel
@@ -43,21 +43,6 @@ Of a right prior it is one in the number of encoded windows, some 1e-4. Anything
 that loudness may tell is better left: phases that are never recorded and drawn too
 softly (in `pump`) are neighbours of all others, and to press them out tears the rest.
 """
-
-
-def loudness_distance(drawn: Tensor, encoded: Tensor) -> Tensor:
-    """Squared Wasserstein-2 distance of the loudness of draws from a reference.
-
-    Args:
-        drawn: log mean squares of the draws, (M,), nats.
-        encoded: of the reference, ascending, (R,), nats.
-
-    Returns:
-        Scalar, nats^2 (Peyre and Cuturi 2019, remark 2.28).
-    """
-    quantile = (torch.arange(len(drawn), device=drawn.device) + 0.5) / len(drawn)
-    reference = encoded[(quantile * len(encoded)).long()]
-    return (drawn.sort().values - reference).square().mean()
 
 
 def settle_loudness(prior: SpecGANPrior, model: NoiseModel, *, trained: int) -> None:
