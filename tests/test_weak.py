@@ -135,30 +135,56 @@ def test_the_posterior_is_that_of_a_fine_grid():
         )
 
 
-class Louder:
-    """Half the noise, and a mean of its own."""
+SHAPE = torch.linspace(-1.0, 2.0, 40, dtype=torch.float64)
+
+
+class Linear:
+    """Noise ``z SHAPE`` and white noise of standard deviation 1/2."""
+
+    window = 40
 
     def features(self, x):
         return x
 
     def decode(self, z):
-        mean = z.expand(*z.shape[:-1], 40)
+        mean = z * SHAPE
         return Decoded(mean, torch.full_like(mean, 4.0), torch.zeros_like(mean[..., 0]))
 
+    def latent_curvature(self, z):
+        return torch.ones_like(z).unsqueeze(-1)
 
-def test_given_the_latent_the_noise_is_white_about_its_mean():
-    x = torch.randn(3, 1, 40, generator=torch.Generator().manual_seed(0)).double()
-    record = lay_out(x.flatten(1), window=40, level=0.0, sample_rate=40.0)
-    missing = 0.1 * torch.ones_like(x)
-    z = torch.tensor([0.5, -1.0, 2.0]).double().view(3, 1, 1)
+
+class Constant:
+    """A signal that is its only parameter."""
+
+    def evaluate(self, t, theta):
+        return theta[..., None].expand(-1, 1, 40)
+
+
+def test_latents_are_integrated_out_about_the_fit():
+    """Normal equations of least squares with the covariance of the noise."""
+    x = torch.randn(3, 40, generator=torch.Generator().manual_seed(0)).double() + 1.0
+    record = lay_out(x, window=40, level=0.0, sample_rate=40.0)
+    missing = 0.1 * torch.ones_like(record.x)
+    data = x + 0.1
+    # The joint optimum: z has a unit normal of its own.
+    both = torch.stack([torch.ones(40).double(), SHAPE])
+    information = 4.0 * both @ both.T + torch.diag(torch.tensor([0.0, 1.0]).double())
+    best = torch.linalg.solve(information, 4.0 * both @ data.T).T
     nothing = torch.zeros(3, dtype=torch.float64)
-    fit = JointFit(nothing, z, missing, nothing, nothing.bool())
-    columns = torch.ones(5, 3, 1, 40, dtype=torch.float64)
-    model = weak.Conditional(Louder(), record, fit)
+    fit = JointFit(best[:, :1], best[:, 1:, None], missing, nothing, nothing.bool())
+    columns = torch.randn(5, 3, 1, 40, generator=torch.Generator().manual_seed(1))
+    columns = columns.double()
+    model = weak.Conditional(Linear(), record, fit, Constant())
+    precision = torch.linalg.inv(0.25 * torch.eye(40) + torch.outer(SHAPE, SHAPE))
+    flat = columns[:, :, 0]
     for row in range(3):
-        white_columns, target = model.white(columns, torch.tensor([row]))
-        torch.testing.assert_close(white_columns, 2.0 * columns[:, :, 0])
-        torch.testing.assert_close(target, 2.0 * (x[row] + 0.1 - z[row]))
+        white, target = model.white(columns, torch.tensor([row]))
+        torch.testing.assert_close(white @ white.mT, flat @ precision @ flat.mT)
+        torch.testing.assert_close(white @ target[0], flat @ precision @ data[row])
+        # Control: with the latent taken as known that is not so.
+        known = 4.0 * flat @ flat.mT
+        assert (known - white @ white.mT).abs().max() > 1.0
 
 
 def test_answers_of_a_prior_with_a_latent_have_them_too(specgan_prior, monkeypatch):

@@ -23,7 +23,9 @@ from sepprior.inference.periodogram import Periodogram
 from sepprior.inference.pipeline import Answer
 from sepprior.inference.record import MaskedWhitener, Record
 from sepprior.priors import LatentPrior
+from sepprior.priors.marginal import decode_tangents, latent_information
 from sepprior.signals import Sinusoids, wrap_phase
+from sepprior.signals.form import Form
 from sepprior.signals.sinusoids import polar
 
 WEAK = 20.0
@@ -122,29 +124,76 @@ class Stationary:
 
 
 class Conditional:
-    """Noise of a prior whose latents are those of a fit.
+    """Noise of a prior whose latents are near those of a fit.
+
+    Latents in reach of the fit are integrated out, to first order: of a signal that the
+    noise could take along, other frequencies are less unlikely than in the noise that
+    was found for this one. With J the derivative of the whitened mean by the latent, H
+    the latent's information and e what the fit leaves, whitened signals d away from
+    the fit's have ``-log p = d^T (1 - J H^-1 J^T) d / 2 + d^T e``: the gradient of the
+    latent's own terms at the optimum is ``J^T e``.
 
     Args:
         prior: the noise prior.
         record: B measurements.
         fit: of all of them.
+        form: the signal.
     """
 
     at_once = 1
 
-    def __init__(self, prior: LatentPrior, record: Record, fit: JointFit) -> None:
-        self.prior, self.record, self.fit = prior, record, fit
+    def __init__(
+        self, prior: LatentPrior, record: Record, fit: JointFit, form: Form
+    ) -> None:
+        self.prior, self.record, self.fit, self.form = prior, record, fit, form
         self._columns: Tensor | None = None
 
+    @torch.no_grad()
     def white(self, columns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """See `Model.white`."""
+        prior = self.prior
         if self._columns is None:
-            self._columns = self.prior.features(columns)
-        decoded = self.prior.decode(self.fit.z[rows])
+            self._columns = prior.features(columns)
+        z = self.fit.z[rows].flatten(0, 1)
+        decoded, d_mean, d_log = decode_tangents(prior, z)
+        information = latent_information(
+            decoded,
+            d_mean,
+            d_log,
+            prior.latent_curvature(z),
+            redundancy=prior.window / decoded.mean.shape[-1],
+        )
         root = decoded.precision.sqrt()
-        data = self.prior.features(self.record.x[rows] + self.fit.missing[rows])
-        target = (data - decoded.mean) * root
-        return (self._columns * root).flatten(-2), target.flatten(1)
+        data = prior.features(self.record.x[rows] + self.fit.missing[rows])
+        found = self.form.evaluate(self.record.t, self.fit.theta[rows])
+        signal = (prior.features(found).flatten(0, 1) * root).double()
+        left = ((data.flatten(0, 1) - decoded.mean) * root).double() - signal
+        known = _Known(d_mean * root.unsqueeze(1), information)
+        target = known.root(signal) + known.root(left, inverse=True)
+        white = known.root((self._columns * root).double())
+        return white.flatten(-2), target.flatten()[None]
+
+
+class _Known:
+    """Powers of ``1 - J H^-1 J^T``: what is known with the latents integrated out.
+
+    Args:
+        slopes: J transposed, (W, K, C).
+        information: H, (W, K, K).
+    """
+
+    def __init__(self, slopes: Tensor, information: Tensor) -> None:
+        self.basis, triangle = torch.linalg.qr(slopes.double().mT)
+        taken = triangle @ torch.linalg.solve(information.double(), triangle.mT)
+        share, self.vectors = torch.linalg.eigh(0.5 * (taken + taken.mT))
+        self.kept = (1.0 - share).clamp(1e-9, 1.0)
+
+    def root(self, values: Tensor, *, inverse: bool = False) -> Tensor:
+        """Its square root, or the inverse of that, times values (..., W, C)."""
+        power = self.kept.rsqrt() if inverse else self.kept.sqrt()
+        middle = (self.vectors * (power - 1.0).unsqueeze(-2)) @ self.vectors.mT
+        inside = values.unsqueeze(-2) @ self.basis
+        return values + (inside @ middle @ self.basis.mT).squeeze(-2)
 
 
 def _draws(white: Tensor, target: Tensor, frequency: Tensor, form: Sinusoids) -> Tensor:
