@@ -175,16 +175,22 @@ def test_latents_are_integrated_out_about_the_fit():
     fit = JointFit(best[:, :1], best[:, 1:, None], missing, nothing, nothing.bool())
     columns = torch.randn(5, 3, 1, 40, generator=torch.Generator().manual_seed(1))
     columns = columns.double()
-    model = weak.Conditional(Linear(), record, fit, Constant())
+    model = weak.Conditional(Linear(), record, fit, Constant(), torch.ones(3))
+    model.prepare(torch.arange(3))
     precision = torch.linalg.inv(0.25 * torch.eye(40) + torch.outer(SHAPE, SHAPE))
     flat = columns[:, :, 0]
     for row in range(3):
         white, target = model.white(columns, torch.tensor([row]))
         torch.testing.assert_close(white @ white.mT, flat @ precision @ flat.mT)
         torch.testing.assert_close(white @ target[0], flat @ precision @ data[row])
-        # Control: with the latent taken as known that is not so.
-        known = 4.0 * flat @ flat.mT
-        assert (known - white @ white.mT).abs().max() > 1.0
+        # Control: where the noise takes nothing along the latent is taken as known.
+        plain = weak.Conditional(Linear(), record, fit, Constant(), torch.zeros(3))
+        plain.prepare(torch.arange(3))
+        known, rest = plain.white(columns, torch.tensor([row]))
+        torch.testing.assert_close(known, 2.0 * flat)
+        mean = best[row, 1] * SHAPE
+        torch.testing.assert_close(rest[0], 2.0 * (data[row] - mean))
+        assert (known @ known.mT - white @ white.mT).abs().max() > 1.0
 
 
 def test_answers_of_a_prior_with_a_latent_have_them_too(specgan_prior, monkeypatch):

@@ -12,6 +12,7 @@ R measurements, F frequencies, S draws, C whitened samples.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -37,6 +38,8 @@ AT_ONCE = 64
 """Measurements whose draws are worked out together."""
 LEAST_CYCLES = 0.5
 """Cycles in the record below which a sinusoid is hardly different from a bias."""
+ABSORBED = 0.0
+"""Share of the signal's variance due to the latents above which these are free."""
 CENTRAL = 0.682689
 TAIL = 0.025
 
@@ -72,6 +75,7 @@ def weak_widths(
     if len(frequency) < 3 or many or not len(rows):
         none = rows[:0]
         return none, fit.theta.new_zeros(0, 4), fit.theta.new_zeros(0, 4, 2)
+    model.prepare(rows)
     columns = form.linear_columns(record.t, frequency[:, None])
     estimates = polar(fit.theta, middle=form.geometry.middle)
     parts = []
@@ -98,6 +102,10 @@ class Model(Protocol):
 
     at_once: int
 
+    def prepare(self, rows: Tensor) -> None:
+        """Work out what `white` will need of measurements `rows`, all together."""
+        ...
+
     def white(self, columns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Columns (F, 3, W, N) as (F, 3, C), and measurements `rows` as (R, C)."""
         ...
@@ -115,6 +123,9 @@ class Stationary:
         self.record, self.features = record, gls_features(whitener)
         # Without gaps the columns are the same for all.
         self.at_once = AT_ONCE if whitener.complete else 1
+
+    def prepare(self, rows: Tensor) -> None:
+        """See `Model.prepare`; nothing is needed."""
 
     def white(self, columns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """See `Model.white`."""
@@ -138,40 +149,85 @@ class Conditional:
         record: B measurements.
         fit: of all of them.
         form: the signal.
+        absorption: share of the signal's variance that is due to the latents, (B,); up
+            to `ABSORBED` they are taken as known, which comes to the same.
     """
 
     at_once = 1
 
     def __init__(
-        self, prior: LatentPrior, record: Record, fit: JointFit, form: Form
+        self,
+        prior: LatentPrior,
+        record: Record,
+        fit: JointFit,
+        form: Form,
+        absorption: Tensor,
     ) -> None:
         self.prior, self.record, self.fit, self.form = prior, record, fit, form
+        self.absorption = absorption
         self._columns: Tensor | None = None
+        self._near: dict[int, _Near] = {}
+
+    @torch.no_grad()
+    def prepare(self, rows: Tensor) -> None:
+        """See `Model.prepare`."""
+        prior = self.prior
+        windows = self.fit.z.shape[1]
+        rows = rows[self.absorption[rows] > ABSORBED]
+        if not len(rows):
+            return
+        for part in rows.split(max(1, AT_ONCE // windows)):
+            z = self.fit.z[part].flatten(0, 1)
+            decoded, d_mean, d_log = decode_tangents(prior, z)
+            information = latent_information(
+                decoded,
+                d_mean,
+                d_log,
+                prior.latent_curvature(z),
+                redundancy=prior.window / decoded.mean.shape[-1],
+            )
+            parts = decoded.mean, decoded.precision, d_mean, information
+            each = zip(*(v.split(windows) for v in parts), strict=True)
+            for row, values in zip(part.tolist(), each, strict=True):
+                self._near[row] = _Near(*values)
 
     @torch.no_grad()
     def white(self, columns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Model.white`."""
-        prior = self.prior
+        """See `Model.white`; of one measurement."""
+        prior, near = self.prior, self._near.get(int(rows))
         if self._columns is None:
             self._columns = prior.features(columns)
-        z = self.fit.z[rows].flatten(0, 1)
-        decoded, d_mean, d_log = decode_tangents(prior, z)
-        information = latent_information(
-            decoded,
-            d_mean,
-            d_log,
-            prior.latent_curvature(z),
-            redundancy=prior.window / decoded.mean.shape[-1],
-        )
-        root = decoded.precision.sqrt()
         data = prior.features(self.record.x[rows] + self.fit.missing[rows])
+        if near is None:
+            decoded = prior.decode(self.fit.z[rows])
+            root = decoded.precision.sqrt()
+            target = (data - decoded.mean) * root
+            return (self._columns * root).flatten(-2), target.flatten(1)
+        root = near.precision.sqrt()
         found = self.form.evaluate(self.record.t, self.fit.theta[rows])
         signal = (prior.features(found).flatten(0, 1) * root).double()
-        left = ((data.flatten(0, 1) - decoded.mean) * root).double() - signal
-        known = _Known(d_mean * root.unsqueeze(1), information)
+        left = ((data.flatten(0, 1) - near.mean) * root).double() - signal
+        known = _Known(near.slopes * root.unsqueeze(1), near.information)
         target = known.root(signal) + known.root(left, inverse=True)
         white = known.root((self._columns * root).double())
         return white.flatten(-2), target.flatten()[None]
+
+
+@dataclass(frozen=True)
+class _Near:
+    """A measurement's noise near the latents of its fit.
+
+    Attributes:
+        mean: shape (W, C).
+        precision: shape (W, C).
+        slopes: of the mean, (W, K, C).
+        information: of the latents, (W, K, K).
+    """
+
+    mean: Tensor
+    precision: Tensor
+    slopes: Tensor
+    information: Tensor
 
 
 class _Known:
