@@ -12,6 +12,7 @@ from sepprior.inference.joint import JointFit
 from sepprior.inference.record import lay_out
 from sepprior.priors import GaussianPrior
 from sepprior.priors.base import Decoded
+from sepprior.priors.marginal import tangent
 from sepprior.signals import sinusoid
 from tests.conftest import LEVEL, SAMPLE_RATE, WINDOW, coloured_noise
 
@@ -135,62 +136,78 @@ def test_the_posterior_is_that_of_a_fine_grid():
         )
 
 
-SHAPE = torch.linspace(-1.0, 2.0, 40, dtype=torch.float64)
+SHAPES = torch.linspace(-1.0, 2.0, 20, dtype=torch.float64) ** torch.tensor([[1], [2]])
 
 
 class Linear:
-    """Noise ``z SHAPE`` and white noise of standard deviation 1/2."""
+    """Noise ``z SHAPES`` in windows of 20 and white noise of standard deviation 1/2."""
 
-    window = 40
+    window = 20
+    device, dtype = torch.device("cpu"), torch.float64
+    autocovariance = torch.eye(20, dtype=torch.float64)[0]
 
     def features(self, x):
         return x
 
     def decode(self, z):
-        mean = z * SHAPE
+        mean = z @ SHAPES
         return Decoded(mean, torch.full_like(mean, 4.0), torch.zeros_like(mean[..., 0]))
 
+    def latent_energy(self, z):
+        return 0.5 * z.square().sum(-1)
+
     def latent_curvature(self, z):
-        return torch.ones_like(z).unsqueeze(-1)
+        return torch.eye(2, dtype=z.dtype).expand(*z.shape[:-1], 2, 2)
 
 
 class Constant:
     """A signal that is its only parameter."""
 
     def evaluate(self, t, theta):
-        return theta[..., None].expand(-1, 1, 40)
+        return theta[..., None].expand(-1, *t.shape)
 
 
-def test_latents_are_integrated_out_about_the_fit():
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_latents_and_gaps_are_integrated_out_about_the_fit(kept, gaps):
     """Normal equations of least squares with the covariance of the noise."""
-    x = torch.randn(3, 40, generator=torch.Generator().manual_seed(0)).double() + 1.0
-    record = lay_out(x, window=40, level=0.0, sample_rate=40.0)
-    missing = 0.1 * torch.ones_like(record.x)
-    data = x + 0.1
-    # The joint optimum: z has a unit normal of its own.
-    both = torch.stack([torch.ones(40).double(), SHAPE])
-    information = 4.0 * both @ both.T + torch.diag(torch.tensor([0.0, 1.0]).double())
-    best = torch.linalg.solve(information, 4.0 * both @ data.T).T
-    nothing = torch.zeros(3, dtype=torch.float64)
-    fit = JointFit(best[:, :1], best[:, 1:, None], missing, nothing, nothing.bool())
-    columns = torch.randn(5, 3, 1, 40, generator=torch.Generator().manual_seed(1))
-    columns = columns.double()
-    model = weak.Conditional(Linear(), record, fit, Constant(), torch.ones(3))
-    model.prepare(torch.arange(3))
-    precision = torch.linalg.inv(0.25 * torch.eye(40) + torch.outer(SHAPE, SHAPE))
-    flat = columns[:, :, 0]
+    draws = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 40, generator=draws, dtype=torch.float64) + 1.0
+    if gaps:
+        x[:2, 14:24] = torch.nan
+        x[1, 30] = torch.nan
+    record = lay_out(x, window=20, level=0.0, sample_rate=40.0)
+    rule = torch.block_diag(SHAPES, SHAPES)
+    covariance = 0.25 * torch.eye(40) + rule.mT @ rule
+    theta, z, filled = torch.ones(3, 1), torch.zeros(3, 2, 2), torch.zeros(3, 40)
+    theta, z, filled = theta.double(), z.double(), filled.double()
+    inverses = []
     for row in range(3):
-        white, target = model.white(columns, torch.tensor([row]))
-        torch.testing.assert_close(white @ white.mT, flat @ precision @ flat.mT)
-        torch.testing.assert_close(white @ target[0], flat @ precision @ data[row])
-        # Control: where the noise takes nothing along the latent is taken as known.
-        plain = weak.Conditional(Linear(), record, fit, Constant(), torch.zeros(3))
-        plain.prepare(torch.arange(3))
-        known, rest = plain.white(columns, torch.tensor([row]))
-        torch.testing.assert_close(known, 2.0 * flat)
-        mean = best[row, 1] * SHAPE
-        torch.testing.assert_close(rest[0], 2.0 * (data[row] - mean))
-        assert (known @ known.mT - white @ white.mT).abs().max() > 1.0
+        # The joint optimum: least squares, and what it leaves by the noise's rule.
+        present = x[row].isfinite()
+        inverse = torch.zeros(40, 40, dtype=torch.float64)
+        inverse[present[:, None] & present] = torch.linalg.inv(
+            covariance[present][:, present]
+        ).flatten()
+        inverses.append(inverse)
+        known = x[row].nan_to_num()
+        theta[row] = (inverse @ known).sum() / inverse.sum()
+        z[row] = (rule @ inverse @ (known - theta[row])).view(2, 2)
+        expected = theta[row] + z[row].flatten() @ rule
+        filled[row] = torch.where(present, 0.0, expected)
+    nothing = torch.zeros(3, dtype=torch.float64)
+    fit = JointFit(theta, z, filled.view_as(record.x), nothing, nothing.bool())
+    near = tangent(Linear(), z.flatten(0, 1)) if kept else None
+    model = weak.Conditional(Linear(), record, fit, Constant(), near)
+    columns = torch.randn(5, 3, 2, 20, generator=draws, dtype=torch.float64)
+    flat = columns.flatten(2)
+    for row, inverse in enumerate(inverses):
+        information, right = model.normal(columns, torch.tensor([row]))
+        torch.testing.assert_close(information, flat @ inverse @ flat.mT)
+        expected = flat @ inverse @ x[row].nan_to_num()
+        torch.testing.assert_close(right[..., 0], expected)
+        # Control: with the latents known it is another matrix.
+        assert (4.0 * flat @ flat.mT - information).abs().max() > 1.0
 
 
 def test_answers_of_a_prior_with_a_latent_have_them_too(specgan_prior, monkeypatch):

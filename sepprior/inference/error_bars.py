@@ -239,7 +239,7 @@ def of_the_prior(
     if not isinstance(fit, JointFit) or outcome.signal_gain is None:
         return intervals
     assert isinstance(prior, LatentPrior)
-    model = weak.Conditional(prior, outcome.record, fit, form, outcome.absorption)
+    model = weak.Conditional(prior, outcome.record, fit, form, outcome.near)
     return _with_weak(intervals, answer, form, outcome, outcome.signal_gain, model)
 
 

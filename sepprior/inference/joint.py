@@ -24,7 +24,7 @@ from sepprior.inference.record import Record
 from sepprior.optim import minimize_batch
 from sepprior.priors import LatentPrior, conditional_energy
 from sepprior.priors.base import Decoded
-from sepprior.priors.marginal import decode_tangents, latent_information
+from sepprior.priors.marginal import Tangent, tangent
 from sepprior.signals.form import Form, clamp, prior_energy
 
 DECODED_AT_ONCE = 64
@@ -82,6 +82,7 @@ class Optimum:
         conditional: the same with the latents fixed, (B, P, P).
         volume: half the log-determinant of the whole Hessian, (B,).
         agreement: share of the starts that ended there, (B,).
+        near: the noise near the fit, batch shape (B W,), or None if it is not kept.
     """
 
     fit: JointFit
@@ -89,6 +90,7 @@ class Optimum:
     conditional: Tensor
     volume: Tensor
     agreement: Tensor
+    near: Tangent | None = None
 
 
 class JointProblem:
@@ -307,6 +309,19 @@ class JointProblem:
         """The missing samples of measurements `which`, with weights (Q, W, C)."""
         return Elimination(self.gaps, which, self._impulses, weights_root)
 
+    def present(self, features: Tensor, root: Tensor, which: Tensor) -> Tensor:
+        """What the missing samples leave of weighted features, if they are free.
+
+        Args:
+            features: shape (Q, k, W, C), float64; they may be overwritten.
+            root: roots of the weights, (Q, W, C).
+            which: measurement of each problem, (Q,).
+        """
+        if not self.gaps.count:
+            return features
+        everyone = torch.arange(len(which), device=which.device)
+        return self._elimination(which, root).project(features, everyone)
+
     def information(self, fit: JointFit) -> Tensor:
         """Fisher information of theta with the latents of a fit known, (Q, P, P)."""
         with torch.no_grad():
@@ -389,26 +404,30 @@ class JointProblem:
 
     # -- error bars --------------------------------------------------------------------
 
-    def hessian(self, fit: JointFit, which: Tensor) -> Hessian:
-        """Expected Hessian in (theta, missing, z) at the optimum."""
+    def tangent(self, fit: JointFit) -> Tangent:
+        """The noise near the latents of a fit, batch shape (Q W,)."""
+        return tangent(self.prior, fit.z.flatten(0, 1))
+
+    def hessian(
+        self, fit: JointFit, which: Tensor, near: Tangent | None = None
+    ) -> Hessian:
+        """Expected Hessian in (theta, missing, z) at the optimum.
+
+        Args:
+            fit: Q problems.
+            which: measurement of each, (Q,).
+            near: their `tangent`, if it is known.
+        """
+        near = near or self.tangent(fit)
         shape = fit.z.shape[:2]
-        z = fit.z.flatten(0, 1)
-        decoded, d_mean, d_log = decode_tangents(self.prior, z)
-        k, width = d_mean.shape[-2:]
-        root = decoded.precision.double().view(*shape, width).sqrt()
+        k, width = near.slopes.shape[-2:]
+        root = near.decoded.precision.double().view(*shape, width).sqrt()
         jacobian = self.features(
             self.form.jacobian_columns(self.record.t, fit.theta), which
         )
         jacobian = jacobian.unflatten(2, (-1, width)) * root.unsqueeze(1)
-        means = d_mean.double().view(*shape, k, width) * root.unsqueeze(2)
+        means = near.slopes.double().view(*shape, k, width) * root.unsqueeze(2)
         corner = jacobian.flatten(2) @ jacobian.flatten(2).mT
-        latent = latent_information(
-            decoded,
-            d_mean,
-            d_log,
-            self.prior.latent_curvature(z),
-            redundancy=self.prior.window / width,
-        ).double()
         gaps = []
         if self.gaps.count:
             free = self._elimination(which, root)
@@ -423,7 +442,7 @@ class JointProblem:
         return Hessian(
             corner + torch.diag(self.form.prior_precision.to(jacobian)),
             torch.einsum("qiwc,qwkc->qwik", jacobian, means),
-            latent.view(*shape, k, k),
+            near.information.double().view(*shape, k, k),
             gaps,
             self.gaps.count,
         )

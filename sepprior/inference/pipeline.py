@@ -22,6 +22,7 @@ from sepprior.inference.silence import (
 )
 from sepprior.inference.starts import gls_starts
 from sepprior.priors import LatentPrior, PlainPrior, Prior, ScorePrior
+from sepprior.priors.marginal import Tangent
 from sepprior.signals.form import Form
 from sepprior.transforms import Whitener
 
@@ -66,6 +67,7 @@ class Outcome:
             or None where it was not asked for, or only that of GLS is known.
         latent: z at the optimum, (B, W, K), or None without one.
         optimum: the fit that `joint` is part of.
+        near: the noise near the optimum, if it was kept.
     """
 
     record: Record
@@ -84,6 +86,7 @@ class Outcome:
     signal_gain: Tensor | None = None
     latent: Tensor | None = None
     optimum: JointFit | ScoreFit | None = None
+    near: Tangent | None = None
 
 
 def analyse(
@@ -236,6 +239,7 @@ def _joint(
         signal_gain=gain,
         latent=fit.z,
         optimum=fit,
+        near=found.near,
     )
 
 

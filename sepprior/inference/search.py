@@ -93,12 +93,14 @@ def search_together(
     for other, part in zip(others, rows[1:], strict=True):
         fit = _lower(fit, other, part)
     fit = _try_rivals(problem, fit, alike, generator)
-    marginal, conditional, volume = problem.hessian(fit, everyone).summary()
+    near = problem.tangent(fit)
+    hessian = problem.hessian(fit, everyone, near)
+    marginal, conditional, volume = hessian.summary()
     at = slice(form.n_linear, None)
     close = ((searched.theta - fit.theta[which])[:, at].abs() < alike[which]).all(-1)
     followed = torch.bincount(which, minlength=n)
     agreement = torch.bincount(which, close.double(), minlength=n) / followed
-    return Optimum(fit, marginal, conditional, volume, agreement)
+    return Optimum(fit, marginal, conditional, volume, agreement, near)
 
 
 def _worth_following(fits: JointFit, n_linear: int, alike: Tensor) -> Tensor:
@@ -180,11 +182,11 @@ def search_in_sections(
         agreement = close.all(-1).double().mean(0, keepdim=True)
         rows.append(replace(best, agreement=agreement))
     return Optimum(
-        joined([row.fit for row in rows]),
-        *(
-            torch.cat([getattr(row, k) for row in rows])
-            for k in ("marginal", "conditional", "volume", "agreement")
-        ),
+        fit=joined([row.fit for row in rows]),
+        marginal=torch.cat([row.marginal for row in rows]),
+        conditional=torch.cat([row.conditional for row in rows]),
+        volume=torch.cat([row.volume for row in rows]),
+        agreement=torch.cat([row.agreement for row in rows]),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,8 @@ from sepprior.priors.base import Decoded, LatentPrior, joint_energy
 
 DERIVATIVES_AT_ONCE = 2**21
 """Derivatives of the mean that are computed together; memory is bounded by it."""
+LATENTS_AT_ONCE = 64
+"""Latents whose derivatives are computed together: of more, caches are too small."""
 
 
 def decode_tangents(prior: LatentPrior, z: Tensor) -> tuple[Decoded, Tensor, Tensor]:
@@ -68,6 +72,49 @@ def latent_information(
     return information + curvature
 
 
+@dataclass(frozen=True)
+class Tangent:
+    """Noise near given latents, to first order.
+
+    Attributes:
+        decoded: conditional Gaussians there, batch shape (B,).
+        slopes: ``d mean / d z``, (B, K, C).
+        information: expected Hessian of the joint energy in z, (B, K, K).
+    """
+
+    decoded: Decoded
+    slopes: Tensor
+    information: Tensor
+
+    def select(self, which: Tensor) -> Tangent:
+        """A sub-batch."""
+        decoded = Decoded(*(v[which] for v in vars(self.decoded).values()))
+        return Tangent(decoded, self.slopes[which], self.information[which])
+
+
+def tangent(prior: LatentPrior, z: Tensor) -> Tangent:
+    """What a prior decodes to near latents z (B, K)."""
+    parts = [_tangent(prior, some) for some in z.split(LATENTS_AT_ONCE)]
+    decoded = zip(*(vars(part.decoded).values() for part in parts), strict=True)
+    return Tangent(
+        Decoded(*(torch.cat(v) for v in decoded)),
+        torch.cat([part.slopes for part in parts]),
+        torch.cat([part.information for part in parts]),
+    )
+
+
+def _tangent(prior: LatentPrior, z: Tensor) -> Tangent:
+    decoded, d_mean, d_log = decode_tangents(prior, z)
+    information = latent_information(
+        decoded,
+        d_mean,
+        d_log,
+        prior.latent_curvature(z),
+        redundancy=prior.window / decoded.mean.shape[-1],
+    )
+    return Tangent(decoded, d_mean, information)
+
+
 def laplace_nll(
     prior: LatentPrior,
     windows: Tensor,
@@ -111,12 +158,5 @@ def laplace_nll(
         return energy.detach(), gradient
 
     minimum = minimize_batch(objective, z0, max_evaluations=max_evaluations)
-    decoded, d_mean, d_log = decode_tangents(prior, minimum.x)
-    hessian = latent_information(
-        decoded,
-        d_mean,
-        d_log,
-        prior.latent_curvature(minimum.x),
-        redundancy=prior.window / features.shape[-1],
-    )
+    hessian = tangent(prior, minimum.x).information
     return minimum.energy + 0.5 * torch.linalg.slogdet(hessian).logabsdet
