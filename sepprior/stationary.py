@@ -10,21 +10,33 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from sepprior.transforms import MAX_DENSE_WINDOW, toeplitz
 
 CONTINUUM_PERIODOGRAM = 16
 """Periodogram length of the continuum estimate, in windows."""
+EDGE = 0.5
+"""Ramp at the ends of a block, in windows."""
+FEWEST_PAIRS = 0.5
+"""Share of the pairs at no lag that must be there at the last one."""
 
 
 def autocovariance(
     blocks: Iterable[np.ndarray], *, n_lags: int
 ) -> tuple[float, Tensor]:
-    """Mean and biased autocovariance of a recording.
+    """Mean and autocovariance of a recording.
 
-    ``r_k = sum_t (x_t - m)(x_{t+k} - m) / n``, summed over pairs inside each block
-    (blocks much longer than `n_lags` lose little at their ends), NaN samples left
-    out, each lag scaled by the share of its pairs that exist. The biased form has a
-    non-negative periodogram (Percival and Walden 1993, section 6.2).
+    ``r_k = sum_t w_t w_{t+k} (x_t - m)(x_{t+k} - m) / sum_t w_t w_{t+k}``, summed over
+    pairs inside each block. The weights w fall to zero as a squared sine towards the
+    ends of a block and towards gaps (NaN): a sharp end leaks power from where the
+    spectrum is high to where it is low (Percival and Walden 1993, section 6.4).
+
+    This is unbiased, but the covariance matrix of few short blocks need not be
+    positive definite. Where the blocks hold less than `FEWEST_PAIRS` of the pairs at
+    the last lag, or the matrix is not, all lags are divided by ``sum_t w_t^2``: biased
+    towards zero, it is (same source, section 6.2).
 
     Args:
         blocks: one-dimensional arrays in data units; NaN marks gaps.
@@ -48,9 +60,10 @@ def autocovariance(
         filled = np.where(present, x - pivot, 0.0)
         total += filled.sum()
         count += present.sum()
+        weights = _weights(present, longest=EDGE * n_lags)
         size = 2 ** math.ceil(math.log2(x.size + n_lags))
-        spectrum = np.fft.rfft(filled, size)
-        mask = np.fft.rfft(present.astype(float), size)
+        spectrum = np.fft.rfft(filled * weights, size)
+        mask = np.fft.rfft(weights, size)
         products += np.fft.irfft(np.abs(spectrum) ** 2, size)[:n_lags]
         pairs += np.fft.irfft(np.abs(mask) ** 2, size)[:n_lags]
         cross = np.fft.irfft(spectrum * mask.conj(), size)
@@ -58,12 +71,28 @@ def autocovariance(
     if pivot is None or count < 2:
         raise ArithmeticError("no finite samples to estimate an autocovariance from")
     mean = total / count
-    exist = pairs > 0.5
-    pairs = np.where(exist, pairs, 1.0)
-    lags = (products - mean * first_moment) / pairs + mean**2
-    lags = np.where(exist, lags, 0.0)
-    shrink = 1.0 - np.arange(n_lags) / max(count, n_lags)
-    return pivot + mean, torch.from_numpy(lags * shrink)
+    products = torch.from_numpy(products - mean * first_moment + mean**2 * pairs)
+    weight = torch.from_numpy(pairs)
+    if bool((weight >= FEWEST_PAIRS * weight[0]).all()):
+        unbiased = products / weight
+        covariance = toeplitz(unbiased[:MAX_DENSE_WINDOW])
+        if int(torch.linalg.cholesky_ex(covariance).info) == 0:
+            return pivot + mean, unbiased
+    return pivot + mean, products / weight[0]
+
+
+def _weights(present: NDArray[np.bool_], *, longest: float) -> NDArray[np.float64]:
+    """Weights that rise from the ends of every stretch of present samples, (n,).
+
+    The ramps take `longest` samples, or an eighth of a shorter stretch.
+    """
+    n = present.size
+    place = np.arange(n)
+    before = np.maximum.accumulate(np.where(present, -1, place))
+    after = np.minimum.accumulate(np.where(present, n, place)[::-1])[::-1]
+    ramp = np.clip((after - before - 1) / 8, 1.0, max(1.0, longest))
+    depth = np.minimum(place - before, after - place) - 0.5
+    return np.sin(0.5 * np.pi * np.clip(depth / ramp, 0.0, 1.0)) ** 2
 
 
 def continuum_autocovariance(
