@@ -32,6 +32,8 @@ MIN_WINDOWS = 20
 _CHUNK = 2**20  # samples drawn or scored at a time
 _EXAMPLES = 3  # waveforms kept for the picture
 _HISTOGRAM_BINS = 101
+CLOSEST = "diffusion"
+"""Model that draws noise far from Gaussian most closely."""
 _INFORMATION_POINTS = 256
 
 
@@ -146,7 +148,16 @@ class Fidelity:
         for m in self._broken():
             reasons.setdefault(m.meaning, []).append(m.title)
         lines += [f"  {', '.join(t)}: {meaning}" for meaning, t in reasons.items()]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._advice_lines()])
+
+    def _advice_lines(self) -> list[str]:
+        """What to try where generated noise has the wrong extremes."""
+        if self.prior_name == CLOSEST or self.measures["kurtosis"].within:
+            return []
+        return [
+            f"  to try: sepprior train-noise --model {CLOSEST} (learns bursts and jumps "
+            "more closely; separating takes longer)"
+        ]
 
     def _information_lines(self) -> list[str]:
         """What the prior promises before any measurement, where it can tell."""

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -232,6 +233,7 @@ def test_noise_of_the_same_distribution_is_judged_the_same(noise, n):
     assert found.faithful
     assert found.verdict.startswith("Generated noise was not told apart")
     assert "DIFFERENT" not in found.report()
+    assert "to try" not in found.report()
 
 
 def test_gaussian_noise_with_the_right_spectrum_is_told_from_bursts():
@@ -243,6 +245,9 @@ def test_gaussian_noise_with_the_right_spectrum_is_told_from_bursts():
     assert found.measures["two_sample_accuracy"].error > 0.9
     assert "kurtosis" in found.verdict
     assert "bursts and outliers are too rare" in found.report()
+    assert "to try: sepprior train-noise --model diffusion" in found.report()
+    # It says so to the others alone.
+    assert "to try" not in replace(found, prior_name="diffusion").report()
 
 
 def test_a_wrong_spectrum_is_told_apart():
