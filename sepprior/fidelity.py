@@ -155,8 +155,8 @@ class Fidelity:
         if self.prior_name == CLOSEST or self.measures["kurtosis"].within:
             return []
         return [
-            f"  to try: sepprior train-noise --model {CLOSEST} (learns bursts and jumps "
-            "more closely; separating takes longer)"
+            f"  to try: sepprior train-noise --model {CLOSEST} (learns bursts and "
+            "jumps more closely; separating takes longer)"
         ]
 
     def _information_lines(self) -> list[str]:
