@@ -13,14 +13,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sepprior.transforms import MAX_DENSE_WINDOW, toeplitz
+from sepprior.transforms import MAX_DENSE_WINDOW, cholesky_covariance, toeplitz
 
 CONTINUUM_PERIODOGRAM = 16
 """Periodogram length of the continuum estimate, in windows."""
 EDGE = 0.5
 """Ramp at the ends of a block, in windows."""
 FEWEST_PAIRS = 0.5
-"""Share of the pairs at no lag that must be there at the last one."""
+"""Share of the pairs at no lag that are enough at the last one."""
+NO_PAIRS = 1e-12
+JUDGE_EVERY = 8
+"""Of so many short blocks one helps to judge the estimates from the others."""
+FEWEST_JUDGES, JUDGES = 8, 64
+"""Windows at least and at most that these are judged by."""
 
 
 def autocovariance(
@@ -34,9 +39,11 @@ def autocovariance(
     spectrum is high to where it is low (Percival and Walden 1993, section 6.4).
 
     This is unbiased, but the covariance matrix of few short blocks need not be
-    positive definite. Where the blocks hold less than `FEWEST_PAIRS` of the pairs at
-    the last lag, or the matrix is not, all lags are divided by ``sum_t w_t^2``: biased
-    towards zero, it is (same source, section 6.2).
+    positive definite, nor near the true one. Divided by ``sum_t w_t^2`` at all lags it
+    is positive definite, and spectral lines are broader (same source, section 6.2).
+    That is done where the matrix is not. Where blocks are so short that they hold less
+    than `FEWEST_PAIRS` of the pairs at the last lag, it is done unless the unbiased
+    estimate from seven of eight blocks makes windows of the eighth likelier.
 
     Args:
         blocks: one-dimensional arrays in data units; NaN marks gaps.
@@ -45,40 +52,125 @@ def autocovariance(
     Returns:
         The mean and the autocovariance, shape (N,), float64, squared data units.
     """
-    total = count = 0.0
-    products = np.zeros(n_lags)
-    pairs = np.zeros(n_lags)
-    pivot: float | None = None
-    first_moment = np.zeros(n_lags)
+    most, rest = _Sums(n_lags), _Sums(n_lags)
+    judges: list[np.ndarray] = []
+    number = 0
     for block in blocks:
         x = np.asarray(block, dtype=np.float64)
-        present = np.isfinite(x)
-        if not present.any():
+        if not np.isfinite(x).any():
             continue
-        if pivot is None:
-            pivot = float(x[present].mean())
-        filled = np.where(present, x - pivot, 0.0)
-        total += filled.sum()
-        count += present.sum()
-        weights = _weights(present, longest=EDGE * n_lags)
-        size = 2 ** math.ceil(math.log2(x.size + n_lags))
+        number += 1
+        if number % JUDGE_EVERY:
+            most.add(x)
+        else:
+            rest.add(x)
+            judges += _complete(x, min(n_lags, MAX_DENSE_WINDOW), len(judges))
+    whole = most + rest
+    if whole.count < 2:
+        raise ArithmeticError("no finite samples to estimate an autocovariance from")
+    mean = whole.mean
+    unbiased, biased = whole.estimates(mean)
+    pairs = whole.pairs
+    if (pairs >= FEWEST_PAIRS * pairs[0]).all():
+        usable = _positive_definite(unbiased)
+    else:
+        windows = torch.from_numpy(np.array(judges) - mean)
+        enough = len(windows) >= FEWEST_JUDGES
+        usable = enough and _likelier(*most.estimates(mean), windows)
+    return mean, unbiased if usable else biased
+
+
+class _Sums:
+    """Weighted sums over pairs, of values less the first block's mean.
+
+    Attributes:
+        count: samples that are present.
+        pairs: sums of the weights, (N,).
+    """
+
+    def __init__(self, n_lags: int) -> None:
+        self.n_lags = n_lags
+        self.pivot: float | None = None
+        self.total = self.count = 0.0
+        self.products, self.pairs, self.first = np.zeros((3, n_lags))
+
+    def add(self, x: NDArray[np.float64]) -> None:
+        """Take in a block with at least one finite value."""
+        present = np.isfinite(x)
+        if self.pivot is None:
+            self.pivot = float(x[present].mean())
+        filled = np.where(present, x - self.pivot, 0.0)
+        self.total += filled.sum()
+        self.count += present.sum()
+        weights = _weights(present, longest=EDGE * self.n_lags)
+        n = self.n_lags
+        size = 2 ** math.ceil(math.log2(x.size + n))
         spectrum = np.fft.rfft(filled * weights, size)
         mask = np.fft.rfft(weights, size)
-        products += np.fft.irfft(np.abs(spectrum) ** 2, size)[:n_lags]
-        pairs += np.fft.irfft(np.abs(mask) ** 2, size)[:n_lags]
+        self.products += np.fft.irfft(np.abs(spectrum) ** 2, size)[:n]
+        self.pairs += np.fft.irfft(np.abs(mask) ** 2, size)[:n]
         cross = np.fft.irfft(spectrum * mask.conj(), size)
-        first_moment += cross[:n_lags] + cross[(-np.arange(n_lags)) % size]
-    if pivot is None or count < 2:
-        raise ArithmeticError("no finite samples to estimate an autocovariance from")
-    mean = total / count
-    products = torch.from_numpy(products - mean * first_moment + mean**2 * pairs)
-    weight = torch.from_numpy(pairs)
-    if bool((weight >= FEWEST_PAIRS * weight[0]).all()):
-        unbiased = products / weight
-        covariance = toeplitz(unbiased[:MAX_DENSE_WINDOW])
-        if int(torch.linalg.cholesky_ex(covariance).info) == 0:
-            return pivot + mean, unbiased
-    return pivot + mean, products / weight[0]
+        self.first += cross[:n] + cross[(-np.arange(n)) % size]
+
+    @property
+    def mean(self) -> float:
+        """Mean of all samples."""
+        return (self.pivot or 0.0) + self.total / self.count
+
+    def about(self, centre: float) -> NDArray[np.float64]:
+        """Sums of the products of values less `centre`, (N,)."""
+        shift = centre - (self.pivot or 0.0)
+        return self.products - shift * self.first + shift**2 * self.pairs
+
+    def estimates(self, centre: float) -> tuple[Tensor, Tensor]:
+        """The unbiased and the biased autocovariance about `centre`, (N,) each."""
+        products = self.about(centre)
+        exist = self.pairs > NO_PAIRS * self.pairs[0]
+        unbiased = np.where(exist, products, 0.0) / np.where(exist, self.pairs, 1.0)
+        return torch.from_numpy(unbiased), torch.from_numpy(products / self.pairs[0])
+
+    def __add__(self, other: _Sums) -> _Sums:
+        """The sums over the blocks of both."""
+        if other.pivot is None or self.pivot is None:
+            return self if other.pivot is None else other
+        both = _Sums(self.n_lags)
+        both.pivot, both.count = self.pivot, self.count + other.count
+        shift = other.pivot - self.pivot
+        both.total = self.total + other.total + shift * other.count
+        both.products = self.products + other.about(other.pivot - shift)
+        both.pairs = self.pairs + other.pairs
+        both.first = self.first + other.first + 2.0 * shift * other.pairs
+        return both
+
+
+def _complete(x: NDArray[np.float64], size: int, found: int) -> list[np.ndarray]:
+    """Windows of `size` samples of a block without gaps, as far as more are wanted."""
+    wanted = max(0, JUDGES - found)
+    windows = (x[i : i + size] for i in range(0, x.size - size + 1, size))
+    return [w for w in windows if np.isfinite(w).all()][:wanted]
+
+
+def _positive_definite(r: Tensor) -> bool:
+    """Whether the matrix of the lags that windows are whitened by is."""
+    factor = torch.linalg.cholesky_ex(toeplitz(r[:MAX_DENSE_WINDOW]))
+    return int(factor.info) == 0
+
+
+def _likelier(one: Tensor, other: Tensor, windows: Tensor) -> bool:
+    """Whether Gaussian noise of one autocovariance makes windows (n, M) likelier."""
+    return _energy(one, windows) < _energy(other, windows)
+
+
+def _energy(r: Tensor, windows: Tensor) -> float:
+    """Minus the log-likelihood of windows (n, M) up to a constant, nats."""
+    try:
+        root = cholesky_covariance(toeplitz(r[: windows.shape[1]]))
+    except ArithmeticError:
+        return math.inf
+    white = torch.linalg.solve_triangular(root, windows.mT, upper=False)
+    return float(
+        0.5 * white.square().sum() + root.diagonal().log().sum() * len(windows)
+    )
 
 
 def _weights(present: NDArray[np.bool_], *, longest: float) -> NDArray[np.float64]:
