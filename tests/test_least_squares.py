@@ -250,6 +250,10 @@ def test_gains_are_those_of_whitened_linear_fits(n, window, gapped, monkeypatch)
     monkeypatch.setattr("sepprior.inference.periodogram.GAINS_AT_ONCE", 101)
     pieces = periodogram(record, whitener, fmin=1.0, fmax=49.0)
     assert torch.equal(pieces.gain, spectrum.gain)
+    # A wide band in parts that are not even.
+    monkeypatch.setattr("sepprior.inference.periodogram.BINS_AT_ONCE", 97)
+    pieces = periodogram(record, whitener, fmin=1.0, fmax=49.0)
+    torch.testing.assert_close(pieces.gain, spectrum.gain, rtol=1e-12, atol=1e-12)
     # Neighbouring frequencies tell apart what is compared.
     other = brute_force_gain(record, r, float(spectrum.frequency[near + 3]))
     assert abs(other / float(spectrum.gain[0, near]) - 1) > 1e-3
@@ -717,6 +721,31 @@ def test_the_pulls_are_standard_normal(pulls):
     for k in range(4):
         assert stats.kstest(pulls[:, k], "norm").pvalue > 1e-4
         assert stats.kstest(2.0 * pulls[:, k], "norm").pvalue < 1e-4
+
+
+def test_some_of_the_measurements_are_worked_on_in_parts_too(monkeypatch):
+    """Rows 2 and 0 of three with gaps of their own, three windows at a time."""
+    x = with_gaps(measurements(900, 3))
+    x[1, 50:80] = np.nan
+    x[2, 610:640] = np.nan
+    record, whitener, _ = prepare(x, window=120)
+    rows = torch.tensor([2, 0])
+    features = gls_features(whitener).select(rows)
+    columns = torch.randn(2, 3, *record.x.shape[1:], dtype=torch.float64)
+    both = torch.arange(2)
+    whole = features(columns, both)
+    torch.testing.assert_close(whole, gls_features(whitener)(columns, rows))
+    monkeypatch.setattr(least_squares, "SAMPLES_AT_ONCE", 2 * 3 * 120)
+    parts = least_squares.parts_of(record, features, 2)
+    assert len(parts) == 3
+    begin = 0
+    for part in parts:
+        end = begin + part.record.x.shape[1]
+        own = part.features(columns[:, :, begin:end], both)
+        torch.testing.assert_close(own, whole[..., part.at])
+        begin = end
+    # Of other rows it would be something else.
+    assert not torch.allclose(features(columns, both.flip(0)), whole)
 
 
 @pytest.mark.parametrize("signal", ["sinusoid", "chirp"])

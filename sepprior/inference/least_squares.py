@@ -354,17 +354,28 @@ def moved(form: Form, theta: Tensor, move: Tensor, which: Tensor) -> Tensor:
 
 
 class WhitenedSamples:
-    """Features of the stationary Gaussian model: whitened samples, (Q, k, W N)."""
+    """Features of the stationary Gaussian model: whitened samples, (Q, k, W N).
 
-    def __init__(self, whitener: MaskedWhitener) -> None:
-        self.whitener = whitener
+    Args:
+        whitener: of B measurements.
+        rows: those that are meant, or None for all.
+    """
+
+    def __init__(self, whitener: MaskedWhitener, rows: Tensor | None = None) -> None:
+        self.whitener, self.rows = whitener, rows
 
     def __call__(self, columns: Tensor, which: Tensor) -> Tensor:
         """Features of columns (Q, k, W, N) of the measurements `which`."""
+        if self.rows is not None:
+            which = self.rows[which]
         return self.whitener.forward(columns, which).flatten(-2)
 
+    def select(self, rows: Tensor) -> WhitenedSamples:
+        """The same for some of all measurements."""
+        return WhitenedSamples(self.whitener, rows)
 
-def gls_features(whitener: MaskedWhitener) -> Features:
+
+def gls_features(whitener: MaskedWhitener) -> WhitenedSamples:
     """See `WhitenedSamples`."""
     return WhitenedSamples(whitener)
 
@@ -396,7 +407,7 @@ def parts_of(record: Record, features: Features, rows: int) -> list[Part]:
     found = []
     for begin in range(0, n_windows, at_once):
         end = min(begin + at_once, n_windows)
-        own = WhitenedSamples(features.whitener.windows(begin, end))
+        own = WhitenedSamples(features.whitener.windows(begin, end), features.rows)
         part = record.windows(slice(begin, end))
         found.append(Part(part, own, slice(begin * n, end * n)))
     return found

@@ -26,6 +26,8 @@ OVERSAMPLING = 8
 MATCHED_OVERSAMPLING = 4
 MATCHED_BYTES = 2**27
 """Memory for the gains of a family of matched filters; bounds the batch."""
+BINS_AT_ONCE = 2**21
+"""Frequencies whose sums are kept together; bounds the memory of wide bands."""
 GAINS_AT_ONCE = 2**20
 """Gains that are worked out together; bounds memory."""
 SHORT = 2**20
@@ -74,8 +76,8 @@ class Periodogram:
             step = float(self.frequency[1] - self.frequency[0])
             reach = max(1, round(separation / step))
         pooled = torch.nn.functional.max_pool1d(gain[:, None], 2 * reach + 1, 1, reach)
-        pooled = pooled[:, 0]
-        local = torch.where(gain >= pooled, gain, torch.full_like(gain, -math.inf))
+        local = gain.masked_fill(~(gain >= pooled[:, 0]), -math.inf)
+        del pooled  # as long as the band is wide
         count_here = min(count, gain.shape[-1])
         values, index = local.topk(count_here, dim=-1)
         index = torch.where(torch.isfinite(values), index, index[:, :1])
@@ -108,22 +110,21 @@ def periodogram(
     first, last = math.ceil(fmin / resolution), math.floor(fmax / resolution)
     if last < first:
         first = last = round(0.5 * (fmin + fmax) / resolution)
-    bins = slice(first, last + 1)
-    grid = torch.arange(first, last + 1, device=record.x.device) * resolution
     everyone = torch.arange(len(record.x), device=record.x.device)
-    if whitener.complete:
-        gram = _gram(whitener, 0, record, size, bins)
-        weighted = _precision_times(whitener, record.x.unsqueeze(1), everyone)[:, 0]
-        gain = _gain(weighted, gram, size, bins)
-        return Periodogram(grid.double(), gain)
-    gains = []
-    for b in range(len(record.x)):
-        gram = _gram(whitener, b, record, size, bins)
-        weighted = _precision_times(
-            whitener, record.x[b : b + 1].unsqueeze(1), everyone[b : b + 1]
-        )[:, 0]
-        gains.append(_gain(weighted, gram, size, bins))
-    return Periodogram(grid.double(), torch.cat(gains))
+    gain = record.x.new_empty(len(record.x), last + 1 - first)
+    # Without gaps all measurements have the same sums over the precision.
+    for rows in everyone.split(max(1, len(everyone)) if whitener.complete else 1):
+        columns = record.x[rows].unsqueeze(1)
+        weighted = _precision_times(whitener, columns, rows)[:, 0]
+        del columns
+        for begin in range(first, last + 1, BINS_AT_ONCE):
+            part = slice(begin, min(begin + BINS_AT_ONCE, last + 1))
+            gram = _gram(whitener, int(rows[0]), record, size, part)
+            own = slice(part.start - first, part.stop - first)
+            gain[rows, own] = _gain(weighted, gram, size, part)
+            del gram
+    grid = torch.arange(first, last + 1, dtype=torch.float64, device=record.x.device)
+    return Periodogram(grid.mul_(resolution), gain)
 
 
 Taper = Callable[[Tensor, Tensor], tuple[Tensor, float]]

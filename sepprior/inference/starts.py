@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from sepprior.inference.least_squares import (
-    Features,
     Fit,
+    WhitenedSamples,
     gauss_newton,
     gls_features,
     linear_fit,
@@ -99,7 +99,11 @@ class _Fitter:
     """Fits of whitened measurements from given starts."""
 
     def __init__(
-        self, record: Record, features: Features, which: Tensor, target: Tensor
+        self,
+        record: Record,
+        features: WhitenedSamples,
+        which: Tensor,
+        target: Tensor,
     ) -> None:
         self.record, self.features = record, features
         self.which, self.target = which, target
@@ -108,7 +112,7 @@ class _Fitter:
         """The same for some of the measurements."""
         return _Fitter(
             self.record,
-            lambda columns, which: self.features(columns, rows[which]),
+            self.features.select(rows),
             torch.arange(len(rows), device=rows.device),
             self.target[rows],
         )
