@@ -111,15 +111,16 @@ def periodogram(
     if last < first:
         first = last = round(0.5 * (fmin + fmax) / resolution)
     everyone = torch.arange(len(record.x), device=record.x.device)
-    gain = record.x.new_empty(len(record.x), last + 1 - first)
+    gain = record.x.new_empty(len(everyone), last + 1 - first)
     # Without gaps all measurements have the same sums over the precision.
-    for rows in everyone.split(max(1, len(everyone)) if whitener.complete else 1):
+    at_once = len(everyone) if whitener.complete else 1
+    for row in range(0, len(everyone), at_once):
+        rows = slice(row, row + at_once)
         columns = record.x[rows].unsqueeze(1)
-        weighted = _precision_times(whitener, columns, rows)[:, 0]
-        del columns
+        weighted = _precision_times(whitener, columns, everyone[rows])[:, 0]
         for begin in range(first, last + 1, BINS_AT_ONCE):
             part = slice(begin, min(begin + BINS_AT_ONCE, last + 1))
-            gram = _gram(whitener, int(rows[0]), record, size, part)
+            gram = _gram(whitener, row, record, size, part)
             own = slice(part.start - first, part.stop - first)
             gain[rows, own] = _gain(weighted, gram, size, part)
             del gram
