@@ -22,6 +22,7 @@ EDGE = 0.5
 FEWEST_PAIRS = 0.5
 """Share of the pairs at no lag that are enough at the last one."""
 NO_PAIRS = 1e-12
+"""Share of the pairs at no lag that is rounding: there is none."""
 JUDGE_EVERY = 8
 """Of so many short blocks one helps to judge the estimates from the others."""
 FEWEST_JUDGES, JUDGES = 8, 64
@@ -51,6 +52,9 @@ def autocovariance(
 
     Returns:
         The mean and the autocovariance, shape (N,), float64, squared data units.
+
+    Raises:
+        ArithmeticError: fewer than two samples are present.
     """
     most, rest = _Sums(n_lags), _Sums(n_lags)
     judges: list[np.ndarray] = []
