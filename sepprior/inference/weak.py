@@ -182,14 +182,16 @@ class Conditional:
         several = problem.present(several[None], root[None], only)[0]
         white, slopes, found = several.split([len(part) for part in parts])
         slopes = slopes.transpose(0, 1)
-        factor = torch.linalg.cholesky(latent + slopes @ slopes.mT)
-        both = torch.cat([white, found]).transpose(0, 1) @ slopes.mT
-        taken = torch.linalg.solve_triangular(factor, both.mT, upper=False)
-        taken = taken.flatten(0, 1).mT
-        white = white.flatten(1)
-        right = white @ (found + left).flatten() - taken[:-1] @ taken[-1]
-        white, taken = (v.unflatten(0, (-1, 3)) for v in (white, taken[:-1]))
-        information = white @ white.mT - taken @ taken.mT
+        latent = latent + slopes @ slopes.mT
+        along = torch.cat([white, found]).transpose(0, 1) @ slopes.mT
+        # Not by a Cholesky factor: in single precision H may miss being definite.
+        moved = torch.linalg.solve(latent, along.mT).flatten(0, 1).mT
+        along, white = along.transpose(0, 1).flatten(1)[:-1], white.flatten(1)
+        right = white @ (found + left).flatten() - along @ moved[-1]
+        white, along, moved = (
+            v.unflatten(0, (-1, 3)) for v in (white, along, moved[:-1])
+        )
+        information = white @ white.mT - along @ moved.mT
         return information, right.view(-1, 3, 1)
 
     def _near(self, rows: Tensor) -> Tangent | None:
