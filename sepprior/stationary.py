@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import islice
 
 import numpy as np
 import torch
@@ -149,9 +150,9 @@ class _Sums:
 
 def _complete(x: NDArray[np.float64], size: int, found: int) -> list[np.ndarray]:
     """Windows of `size` samples of a block without gaps, as far as more are wanted."""
-    wanted = max(0, JUDGES - found)
     windows = (x[i : i + size] for i in range(0, x.size - size + 1, size))
-    return [w for w in windows if np.isfinite(w).all()][:wanted]
+    complete = (w for w in windows if np.isfinite(w).all())
+    return list(islice(complete, max(0, JUDGES - found)))
 
 
 def _positive_definite(r: Tensor) -> bool:
