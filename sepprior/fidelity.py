@@ -32,8 +32,7 @@ MIN_WINDOWS = 20
 _CHUNK = 2**20  # samples drawn or scored at a time
 _EXAMPLES = 3  # waveforms kept for the picture
 _HISTOGRAM_BINS = 101
-CLOSEST = "diffusion"
-"""Model that draws noise far from Gaussian most closely."""
+_CLOSEST = "diffusion"  # model that draws noise far from Gaussian most closely
 _INFORMATION_POINTS = 256
 
 
@@ -152,10 +151,10 @@ class Fidelity:
 
     def _advice_lines(self) -> list[str]:
         """What to try where generated noise has the wrong extremes."""
-        if self.prior_name == CLOSEST or self.measures["kurtosis"].within:
+        if self.prior_name == _CLOSEST or self.measures["kurtosis"].within:
             return []
         return [
-            f"  to try: sepprior train-noise --model {CLOSEST} (learns bursts and "
+            f"  to try: sepprior train-noise --model {_CLOSEST} (learns bursts and "
             "jumps more closely; separating takes longer)"
         ]
 
