@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from sepprior.nets.flow import Flow
+from sepprior.nets.latent_row import RowPainter, RowReader
 from sepprior.nets.specgan import KERNEL, Critic, Encoder, Generator, PlaneShape
 from sepprior.transforms import TightSTFT, frame_length
 
@@ -196,3 +197,60 @@ def test_a_new_flow_only_changes_the_order():
     u = torch.randn(3, 6)
     torch.testing.assert_close(flow(u).sort().values, u.sort().values)
     assert not flow.inverse(u)[1].any()
+
+
+# --- a row of latents -----------------------------------------------------------------
+
+
+def test_a_latent_of_a_row_is_painted_where_it_stands():
+    torch.manual_seed(0)
+    painter = RowPainter(24, 3, 2, 48)
+    z = torch.randn(1, 27)  # labels behind the latents are not part of the row
+    moved, labelled = z.clone(), z.clone()
+    moved[0, 12] += 1.0
+    labelled[0, 25] += 1.0
+    before, after = painter(z), painter(moved)
+    assert before.shape == (1, 3, 2, 48)
+    changed = (after - before).abs().amax((0, 1, 2)) > 1e-6
+    # Two kernels of 5 at the latents' resolution, one of 3 at that of the columns.
+    assert changed[24:26].all() and not changed[:12].any() and not changed[38:].any()
+    assert torch.equal(painter(labelled), before)
+
+
+def test_the_same_weights_paint_everywhere():
+    torch.manual_seed(1)
+    painter = RowPainter(20, 2, 1, 20)
+    z = torch.zeros(2, 20)
+    z[0, 8] = z[1, 11] = 1.5
+    a, b = painter(z)
+    torch.testing.assert_close(a[..., 6:11], b[..., 9:14])
+
+
+def test_a_row_is_read_where_it_stands():
+    torch.manual_seed(2)
+    reader = RowReader(24, 3, 2, parameters=2)
+    maps = torch.randn(1, 3, 2, 48)
+    moved = maps.clone()
+    moved[..., 24] += 1.0
+    mean, log_sd = (reader(moved) - reader(maps)).abs()[0].chunk(2)
+    for part in (mean, log_sd):
+        assert (part[11:13] > 1e-6).all()
+        assert (part[:5] < 1e-6).all() and (part[-5:] < 1e-6).all()
+
+
+def test_a_generator_with_a_row_adds_it_to_the_smallest_map():
+    plane = PlaneShape(4, 75)
+    torch.manual_seed(3)
+    generator = Generator(plane, latent=34, width=4, channels=3, row=32)
+    z = torch.randn(5, 34)
+    whole = generator(z)
+    assert whole.shape == (5, 3, 4, 75)
+    row = generator.row
+    generator.row = None
+    assert not torch.allclose(generator(z), whole)
+    with torch.no_grad():
+        row.out.weight.zero_()
+        row.out.bias.zero_()
+    plain = generator(z)
+    generator.row = row
+    torch.testing.assert_close(generator(z), plain)

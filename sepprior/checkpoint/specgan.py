@@ -32,6 +32,8 @@ def pack(prior: SpecGANPrior) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "frames": prior.generator.plane.frames,
         "encoder": prior.encoder is not None,
     }
+    if prior.generator.row is not None:
+        structure["row"] = prior.generator.row.latent
     if prior.space.labels:
         structure["latent"] = prior.space.to_dict()
     if stats.loudest < math.inf:
@@ -41,6 +43,8 @@ def pack(prior: SpecGANPrior) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def version(prior: SpecGANPrior) -> int:
     """The first format that knows all that the prior has."""
+    if prior.generator.row is not None:
+        return 5
     if prior.statistics.loudest < math.inf:
         return 4
     if prior.flow is not None:
@@ -88,8 +92,8 @@ def build_generator(
     state: dict[str, Tensor], structure: Mapping[str, Any]
 ) -> Generator:
     """A generator of the size its weights tell."""
-    painting = {k: v for k, v in state.items() if not k.startswith("flow.")}
-    last = state[f"layers.{_last_layer(painting)}.weight"]
+    layers = {k: v for k, v in state.items() if k.startswith("layers.")}
+    last = state[f"layers.{_last_layer(layers)}.weight"]
     chain = stripped(state, "flow.")
     flow = None
     if chain:
@@ -102,6 +106,7 @@ def build_generator(
         channels=last.shape[1],
         bounded=structure["bounded"],
         flow=flow,
+        row=structure.get("row", 0),
     )
     generator.load_state_dict(state)
     return generator
@@ -115,6 +120,7 @@ def build_encoder(state: dict[str, Tensor], structure: Mapping[str, Any]) -> Enc
         latent=state["body.score.weight"].shape[0] // 2,
         width=first.shape[0],
         channels=first.shape[1],
+        row=structure.get("row", 0) > 0,
     )
     encoder.load_state_dict(state)
     return encoder

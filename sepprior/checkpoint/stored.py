@@ -21,7 +21,7 @@ from sepprior.errors import SeppriorError
 from sepprior.priors import Prior
 
 FORMAT = "sepprior"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Newest version of any form that this release reads."""
 
 

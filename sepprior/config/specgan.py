@@ -29,6 +29,8 @@ class SpecGANConfig(AdversarialConfig):
             `learning_rate` over the warm-up.
         flow_layers: Couplings of the invertible map that bends a normal z into the
             latents the generator paints from; 0 leaves it out.
+        latent_row: Paint (and read) each latent also where it stands in a row over
+            time, by the same weights everywhere.
         whitening: Spectrum the noise is divided by before the network sees it: "total",
             "continuum" (narrow lines left in), or "auto".
 
@@ -47,6 +49,7 @@ class SpecGANConfig(AdversarialConfig):
     warmup_steps: int = 6000
     warmup_learning_rate: float = 2e-3
     flow_layers: int = 8
+    latent_row: bool = False
     whitening: Literal["auto", "total", "continuum"] = "auto"
 
     def __post_init__(self) -> None:

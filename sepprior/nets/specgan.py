@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sepprior.nets.flow import Flow
+from sepprior.nets.latent_row import RowPainter, RowReader
 
 KERNEL = 5
 FEW_CHANNELS = 8
@@ -89,6 +90,7 @@ class Generator(nn.Module):
         channels: C.
         bounded: end in tanh (magnitude mode), else linear.
         flow: bends normal latents into those that are painted from, or None.
+        row: so many of the latents are painted where they stand in time as well.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Generator(nn.Module):
         channels: int,
         bounded: bool = False,
         flow: Flow | None = None,
+        row: int = 0,
     ) -> None:
         super().__init__()
         self.plane, self.bounded = plane, bounded
@@ -111,6 +114,7 @@ class Generator(nn.Module):
             Doubling(a, b) for a, b in zip(widths, [*widths[1:], channels], strict=True)
         ]
         self.layers = nn.ModuleList(layers)
+        self.row = RowPainter(row, widths[0], rows, columns) if row else None
         # An output sample of a stride-2 transposed convolution sums a quarter of the
         # kernel's taps (He et al. 2015, section 2.2, with that fan-in): the default
         # counts all of them and lets z fade away over the layers.
@@ -130,6 +134,8 @@ class Generator(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Planes of shape (B, C, F, T) from bent latents, and labels."""
         h = self.project(z).unflatten(-1, (-1, *self.plane.base))
+        if self.row is not None:
+            h = h + self.row(z)
         for layer in self.layers:
             h = layer(torch.relu(h))
         h = h[..., : self.plane.frames]
@@ -158,25 +164,51 @@ class Critic(nn.Module):
         )
         self.score = nn.Linear(widths[-1] * rows * columns, outputs)
 
-    def forward(self, planes: Tensor) -> Tensor:
-        """Scores of shape (B, outputs)."""
+    def maps(self, planes: Tensor) -> Tensor:
+        """The smallest feature maps, (B, C', rows, columns)."""
         pad = self.plane.padded_frames - self.plane.frames
         h = nn.functional.pad(planes, (0, pad))
         for layer in self.layers:
             h = nn.functional.leaky_relu(layer(h), 0.2)
-        return self.score(h.flatten(1))
+        return h
+
+    def forward(self, planes: Tensor) -> Tensor:
+        """Scores of shape (B, outputs)."""
+        return self.score(self.maps(planes).flatten(1))
 
 
 class Encoder(nn.Module):
-    """Planes (B, C, F, T) to mean and log standard deviation of z, each (B, K)."""
+    """Planes (B, C, F, T) to mean and log standard deviation of z, each (B, K).
+
+    Args:
+        plane: size of the input.
+        latent: K.
+        width: channels after the first layer; each layer doubles them.
+        channels: C.
+        row: each latent is also read where it stands in time.
+    """
 
     def __init__(
-        self, plane: PlaneShape, *, latent: int, width: int, channels: int
+        self,
+        plane: PlaneShape,
+        *,
+        latent: int,
+        width: int,
+        channels: int,
+        row: bool = False,
     ) -> None:
         super().__init__()
         self.body = Critic(plane, width=width, channels=channels, outputs=2 * latent)
+        deepest = width * 2 ** (plane.layers - 1)
+        self.row = None
+        if row:
+            self.row = RowReader(latent, deepest, plane.base[0], parameters=2)
 
     def forward(self, planes: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of the proposal for z, each (B, K)."""
-        mean, log_sd = self.body(planes).chunk(2, -1)
+        maps = self.body.maps(planes)
+        found = self.body.score(maps.flatten(1))
+        if self.row is not None:
+            found = found + self.row(maps)
+        mean, log_sd = found.chunk(2, -1)
         return mean, log_sd.clamp(-8.0, 1.0)

@@ -78,6 +78,7 @@ def build_networks(config: SpecGANConfig, model: NoiseModel) -> Networks:
             channels=channels,
             bounded=not model.complex_mode,
             flow=flow,
+            row=config.latent if by_likelihood and config.latent_row else 0,
         )
         critic = Critic(
             plane, width=config.critic_width, channels=channels, outputs=1 + n_labels
@@ -85,7 +86,11 @@ def build_networks(config: SpecGANConfig, model: NoiseModel) -> Networks:
         encoder = None
         if by_likelihood:
             encoder = Encoder(
-                plane, latent=config.latent, width=config.width, channels=channels
+                plane,
+                latent=config.latent,
+                width=config.width,
+                channels=channels,
+                row=config.latent_row,
             )
     if model.complex_mode:
         # Start at the stationary Gaussian model: no mean, unit scale.
