@@ -21,6 +21,7 @@ TINY = SpecGANConfig(
     width=4,
     critic_width=4,
     latent=4,
+    latent_row="no",
     steps=20,
     warmup_steps=10,
     batch=8,

@@ -204,53 +204,58 @@ def test_a_new_flow_only_changes_the_order():
 
 def test_a_latent_of_a_row_is_painted_where_it_stands():
     torch.manual_seed(0)
-    painter = RowPainter(24, 3, 2, 48)
+    painter = RowPainter(24, 3, 2, 95)  # as many frames as a window of 380 samples has
     z = torch.randn(1, 27)  # labels behind the latents are not part of the row
     moved, labelled = z.clone(), z.clone()
     moved[0, 12] += 1.0
     labelled[0, 25] += 1.0
     before, after = painter(z), painter(moved)
-    assert before.shape == (1, 3, 2, 48)
+    assert before.shape == (1, 3, 2, 95)
     changed = (after - before).abs().amax((0, 1, 2)) > 1e-6
-    # Two kernels of 5 at the latents' resolution, one of 3 at that of the columns.
-    assert changed[24:26].all() and not changed[:12].any() and not changed[38:].any()
+    # Four frames per latent; kernels of 5 and 3 at the latents' resolution, two of 3 at
+    # that of every other frame, and a few frames more by interpolating and doubling.
+    assert changed[48:52].all() and not changed[:28].any() and not changed[72:].any()
     assert torch.equal(painter(labelled), before)
 
 
 def test_the_same_weights_paint_everywhere():
     torch.manual_seed(1)
-    painter = RowPainter(20, 2, 1, 20)
+    painter = RowPainter(20, 2, 1, 40)
     z = torch.zeros(2, 20)
     z[0, 8] = z[1, 11] = 1.5
     a, b = painter(z)
-    torch.testing.assert_close(a[..., 6:11], b[..., 9:14])
+    torch.testing.assert_close(a[..., 12:22], b[..., 18:28])
 
 
 def test_a_row_is_read_where_it_stands():
     torch.manual_seed(2)
     reader = RowReader(24, 3, 2, parameters=2)
-    maps = torch.randn(1, 3, 2, 48)
-    moved = maps.clone()
+    planes = torch.randn(1, 3, 2, 48)
+    moved = planes.clone()
     moved[..., 24] += 1.0
-    mean, log_sd = (reader(moved) - reader(maps)).abs()[0].chunk(2)
+    mean, log_sd = (reader(moved) - reader(planes)).abs()[0].chunk(2)
     for part in (mean, log_sd):
         assert (part[11:13] > 1e-6).all()
-        assert (part[:5] < 1e-6).all() and (part[-5:] < 1e-6).all()
+        assert (part[:5] < 1e-6).all() and (part[-4:] < 1e-6).all()
 
 
-def test_a_generator_with_a_row_adds_it_to_the_smallest_map():
-    plane = PlaneShape(4, 75)
+def test_a_generator_adds_what_the_row_paints():
+    plane = PlaneShape(4, 76)
     torch.manual_seed(3)
     generator = Generator(plane, latent=34, width=4, channels=3, row=32)
     z = torch.randn(5, 34)
     whole = generator(z)
-    assert whole.shape == (5, 3, 4, 75)
-    row = generator.row
-    generator.row = None
-    assert not torch.allclose(generator(z), whole)
-    with torch.no_grad():
-        row.out.weight.zero_()
-        row.out.bias.zero_()
-    plain = generator(z)
-    generator.row = row
-    torch.testing.assert_close(generator(z), plain)
+    assert whole.shape == (5, 3, 4, 76)
+    row, generator.row = generator.row, None
+    torch.testing.assert_close(whole, generator(z) + row(z))
+
+
+def test_an_encoder_adds_what_is_read_along_the_row():
+    plane = PlaneShape(4, 76)
+    torch.manual_seed(4)
+    encoder = Encoder(plane, latent=32, width=4, channels=3, row=True)
+    planes = torch.randn(5, 3, 4, 76)
+    mean, log_sd = encoder(planes)
+    assert mean.shape == log_sd.shape == (5, 32)
+    row, encoder.row = encoder.row, None
+    torch.testing.assert_close(mean, encoder(planes)[0] + row(planes)[:, :32])

@@ -1,11 +1,13 @@
 """Which spectrum a network's input is whitened by."""
 
+import copy
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
 
+from sepprior.checkpoint import load_prior, save_prior
 from sepprior.data import as_recording, consecutive_windows, iterate_blocks
 from sepprior.errors import SeppriorError
 from sepprior.priors import GaussianPrior
@@ -66,14 +68,20 @@ def test_the_winner_of_the_race_goes_on_as_if_it_had_run_alone(monkeypatch):
     monkeypatch.setattr(specgan, "PILOT_STEPS", 2)
     task = task_of(noise(40_000, line=3.0))
     config = dataclasses.replace(
-        TINY, window=WINDOW, whitening="auto", warmup_steps=6, steps=8
+        TINY,
+        window=WINDOW,
+        whitening="auto",
+        latent_row="auto",
+        warmup_steps=6,
+        steps=8,
     )
     winner = specgan.build_trainer(task, config, state=None)
     assert winner.step in (4, 6)
     name, whitening = winner.facts["whitening"], winner.model.whitening
     total = torch.equal(whitening, task.gaussian.autocovariance)
     assert name == ("total" if total else "continuum")
-    alone = specgan.fresh_run(task, config, whitening, name, frame=16)
+    row = winner.networks.generator.row is not None
+    alone = specgan.fresh_run(task, config, whitening, name, frame=16, row=row)
     for trainer in (winner, alone):
         while trainer.step < config.steps:
             trainer.advance()
@@ -137,3 +145,60 @@ def test_the_frame_is_kept_with_the_state(frame, monkeypatch):
     again = specgan.build_trainer(task, config, state=run.state())
     assert again.model.stft.length == run.model.stft.length == run.facts["frame"]
     assert again.advance() == run.advance()
+
+
+# -- painting along a row ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "latent", "rows"),
+    [
+        ("no", 4, [False]),
+        ("yes", 4, [True]),
+        ("auto", 4, [False, True]),
+        ("auto", 9, [False]),
+    ],
+)
+def test_a_row_is_tried_where_frames_outnumber_latents(
+    monkeypatch, asked, latent, rows
+):
+    """A window of 64 has 9 frames of 16 samples."""
+    raced = []
+
+    def race(runs, held, *, most):
+        raced.extend(run.networks.generator.row is not None for run in runs)
+        return runs[-1]
+
+    monkeypatch.setattr(specgan, "_race", race)
+    config = dataclasses.replace(
+        TINY, window=WINDOW, frame=16, latent=latent, latent_row=asked
+    )
+    chosen = specgan.build_trainer(task_of(noise(4000, line=0.0)), config, state=None)
+    assert sorted(set(raced)) == rows
+    assert (chosen.facts.get("latent_row") is True) == rows[-1]
+    # What connects everything with everything is narrower beside a row.
+    last = chosen.networks.generator.layers[-1]
+    assert last.in_channels == (TINY.width // 2 if rows[-1] else TINY.width)
+
+
+def test_a_row_is_stored_and_continued(tmp_path):
+    config = dataclasses.replace(
+        TINY, window=WINDOW, frame=16, latent=4, latent_row="yes", steps=4
+    )
+    task = task_of(noise(4000, line=0.0))
+    run = specgan.build_trainer(task, config, state=None)
+    run.advance()
+    again = specgan.build_trainer(task, config, state=copy.deepcopy(run.state()))
+    for trainer in (run, again):
+        trainer.advance()
+    prior, other = run.frozen(), again.frozen()
+    assert torch.equal(
+        prior.sample(3, generator=torch.Generator().manual_seed(0)),
+        other.sample(3, generator=torch.Generator().manual_seed(0)),
+    )
+    save_prior(prior, tmp_path / "row.safetensors")
+    stored = load_prior(tmp_path / "row.safetensors")
+    windows = torch.from_numpy(noise(2 * WINDOW, line=0.0)).view(2, WINDOW)
+    torch.testing.assert_close(stored.heldout_nll(windows), prior.heldout_nll(windows))
+    features = prior.features(windows)
+    assert torch.equal(stored.posterior(features)[0], prior.posterior(features)[0])

@@ -30,7 +30,9 @@ class SpecGANConfig(AdversarialConfig):
         flow_layers: Couplings of the invertible map that bends a normal z into the
             latents the generator paints from; 0 leaves it out.
         latent_row: Paint (and read) each latent also where it stands in a row over
-            time, by the same weights everywhere.
+            time, by the same weights everywhere; the generator's layers that connect
+            all latents with all frames then have half of `width`. "yes", "no", or
+            "auto": tried where the spectrogram has more frames than z has latents.
         whitening: Spectrum the noise is divided by before the network sees it: "total",
             "continuum" (narrow lines left in), or "auto".
 
@@ -49,7 +51,7 @@ class SpecGANConfig(AdversarialConfig):
     warmup_steps: int = 6000
     warmup_learning_rate: float = 2e-3
     flow_layers: int = 8
-    latent_row: bool = False
+    latent_row: Literal["auto", "yes", "no"] = "auto"
     whitening: Literal["auto", "total", "continuum"] = "auto"
 
     def __post_init__(self) -> None:

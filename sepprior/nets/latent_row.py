@@ -9,65 +9,78 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-HIDDEN = 64
-KERNEL = 5
+PAINTED, READ = 48, 64
+"""Channels of the two networks; the first is what a separation spends its time in."""
+WIDE, NARROW = 5, 3
+"""Kernels."""
 
 
 class RowPainter(nn.Module):
-    """Latents (B, K), in a row over time, to maps (B, C, H, W).
+    """Latents (B, K), in a row over time, to planes (B, C, F, T).
 
     Args:
         latent: K.
         channels: C.
-        rows: H.
-        columns: W.
+        bins: F.
+        frames: T.
     """
 
-    def __init__(self, latent: int, channels: int, rows: int, columns: int) -> None:
+    def __init__(self, latent: int, channels: int, bins: int, frames: int) -> None:
         super().__init__()
-        self.latent, self.rows, self.columns = latent, rows, columns
-        half = KERNEL // 2
-        self.net = nn.Sequential(
-            nn.Conv1d(1, HIDDEN, KERNEL, padding=half),
+        self.latent, self.bins, self.frames = latent, bins, frames
+        # Every other frame until the last layer: neighbours overlap by half.
+        self.columns = (frames + 1) // 2
+        self.coarse = nn.Sequential(
+            nn.Conv1d(1, PAINTED, WIDE, padding="same"),
             nn.SiLU(),
-            nn.Conv1d(HIDDEN, HIDDEN, KERNEL, padding=half),
+            nn.Conv1d(PAINTED, PAINTED, NARROW, padding="same"),
             nn.SiLU(),
         )
-        self.out = nn.Conv1d(HIDDEN, channels * rows, 3, padding=1)
+        self.fine = nn.Sequential(
+            nn.Conv1d(PAINTED, PAINTED, NARROW, padding="same"),
+            nn.SiLU(),
+            nn.Conv1d(PAINTED, PAINTED, NARROW, padding="same"),
+            nn.SiLU(),
+        )
+        self.out = nn.ConvTranspose1d(PAINTED, channels * bins, 4, 2, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Maps of the first K of what the generator is given, (B, >= K)."""
-        h = self.net(z[:, None, : self.latent])
+        """Planes of the first K of what the generator is given, (B, >= K)."""
+        h = self.coarse(z[:, None, : self.latent])
         h = interpolate(h, self.columns, mode="linear", align_corners=False)
-        return self.out(h).unflatten(1, (-1, self.rows))
+        planes = self.out(self.fine(h))[..., : self.frames]
+        return planes.unflatten(1, (-1, self.bins))
 
 
 class RowReader(nn.Module):
-    """Maps (B, C, H, W) to the parameters (B, P K) of K latents in a row over time.
+    """Planes (B, C, F, T) to the parameters (B, P K) of K latents in a row over time.
 
     Args:
         latent: K.
         channels: C.
-        rows: H.
+        bins: F.
         parameters: P, of each latent.
     """
 
     def __init__(
-        self, latent: int, channels: int, rows: int, *, parameters: int
+        self, latent: int, channels: int, bins: int, *, parameters: int
     ) -> None:
         super().__init__()
         self.latent = latent
-        half = KERNEL // 2
-        self.first = nn.Conv1d(channels * rows, HIDDEN, KERNEL, padding=half)
-        self.net = nn.Sequential(
+        self.fine = nn.Sequential(
+            nn.Conv1d(channels * bins, READ, WIDE, padding="same"),
             nn.SiLU(),
-            nn.Conv1d(HIDDEN, HIDDEN, KERNEL, padding=half),
+            nn.Conv1d(READ, READ, WIDE, padding="same"),
             nn.SiLU(),
-            nn.Conv1d(HIDDEN, parameters, KERNEL, padding=half),
+        )
+        self.coarse = nn.Sequential(
+            nn.Conv1d(READ, READ, WIDE, padding="same"),
+            nn.SiLU(),
+            nn.Conv1d(READ, parameters, WIDE, padding="same"),
         )
 
-    def forward(self, maps: Tensor) -> Tensor:
+    def forward(self, planes: Tensor) -> Tensor:
         """All of the first parameter, then all of the second."""
-        h = self.first(maps.flatten(1, 2))
+        h = self.fine(planes.flatten(1, 2))
         h = interpolate(h, self.latent, mode="linear", align_corners=False)
-        return self.net(h).flatten(1)
+        return self.coarse(h).flatten(1)

@@ -114,7 +114,9 @@ class Generator(nn.Module):
             Doubling(a, b) for a, b in zip(widths, [*widths[1:], channels], strict=True)
         ]
         self.layers = nn.ModuleList(layers)
-        self.row = RowPainter(row, widths[0], rows, columns) if row else None
+        self.row = None
+        if row:
+            self.row = RowPainter(row, channels, plane.bins, plane.frames)
         # An output sample of a stride-2 transposed convolution sums a quarter of the
         # kernel's taps (He et al. 2015, section 2.2, with that fan-in): the default
         # counts all of them and lets z fade away over the layers.
@@ -134,11 +136,11 @@ class Generator(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Planes of shape (B, C, F, T) from bent latents, and labels."""
         h = self.project(z).unflatten(-1, (-1, *self.plane.base))
-        if self.row is not None:
-            h = h + self.row(z)
         for layer in self.layers:
             h = layer(torch.relu(h))
         h = h[..., : self.plane.frames]
+        if self.row is not None:
+            h = h + self.row(z)
         return torch.tanh(h) if self.bounded else h
 
 
@@ -164,17 +166,13 @@ class Critic(nn.Module):
         )
         self.score = nn.Linear(widths[-1] * rows * columns, outputs)
 
-    def maps(self, planes: Tensor) -> Tensor:
-        """The smallest feature maps, (B, C', rows, columns)."""
+    def forward(self, planes: Tensor) -> Tensor:
+        """Scores of shape (B, outputs)."""
         pad = self.plane.padded_frames - self.plane.frames
         h = nn.functional.pad(planes, (0, pad))
         for layer in self.layers:
             h = nn.functional.leaky_relu(layer(h), 0.2)
-        return h
-
-    def forward(self, planes: Tensor) -> Tensor:
-        """Scores of shape (B, outputs)."""
-        return self.score(self.maps(planes).flatten(1))
+        return self.score(h.flatten(1))
 
 
 class Encoder(nn.Module):
@@ -199,16 +197,14 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.body = Critic(plane, width=width, channels=channels, outputs=2 * latent)
-        deepest = width * 2 ** (plane.layers - 1)
         self.row = None
         if row:
-            self.row = RowReader(latent, deepest, plane.base[0], parameters=2)
+            self.row = RowReader(latent, channels, plane.bins, parameters=2)
 
     def forward(self, planes: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of the proposal for z, each (B, K)."""
-        maps = self.body.maps(planes)
-        found = self.body.score(maps.flatten(1))
+        found = self.body(planes)
         if self.row is not None:
-            found = found + self.row(maps)
+            found = found + self.row(planes)
         mean, log_sd = found.chunk(2, -1)
         return mean, log_sd.clamp(-8.0, 1.0)

@@ -68,6 +68,8 @@ class SpecGANTrainer:
             "whitening": whitening,
             "frame": model.stft.length,
         }
+        if networks.generator.row is not None:
+            self.facts["latent_row"] = True
         if model.labels.names:
             self.facts["labels"] = list(model.labels.names)
         self.config = model.config
@@ -309,6 +311,7 @@ class SpecGANTrainer:
             "whitening": self.model.whitening,
             "whitening_name": self.facts["whitening"],
             "frame": self.model.stft.length,
+            "latent_row": self.networks.generator.row is not None,
             "best_score": self.best_score,
             "best": {
                 name: None if part is None else part.state_dict()

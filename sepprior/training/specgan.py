@@ -17,7 +17,7 @@ from sepprior.transforms import frame_length
 
 PILOT_STEPS = 400
 """Warm-up steps between two comparisons of runs."""
-FRAME_STEPS, FILTER_STEPS = 1200, 2000
+FRAME_STEPS, FILTER_STEPS, ROW_STEPS = 1200, 2000, 2000
 """Warm-up steps after which the better run is taken in any case."""
 SHORTER = 4
 """The square plane's frame over the shorter one that is tried beside it."""
@@ -37,13 +37,20 @@ def build_trainer(
         state["whitening"],
         state["whitening_name"],
         frame=state.get("frame", 0),
+        row=state.get("latent_row", False),
     )
     trainer.load_state(state)
     return trainer
 
 
 def fresh_run(
-    task: Task, config: SpecGANConfig, whitening: Tensor, name: str, *, frame: int
+    task: Task,
+    config: SpecGANConfig,
+    whitening: Tensor,
+    name: str,
+    *,
+    frame: int,
+    row: bool,
 ) -> SpecGANTrainer:
     """A run on the recording seen through a filter, with its own randomness."""
     model = NoiseModel(
@@ -56,24 +63,28 @@ def fresh_run(
         torch.Generator().manual_seed(config.seed),
         frame=frame,
     )
-    return SpecGANTrainer(model, build_networks(config, model), whitening=name)
+    networks = build_networks(config, model, row=row)
+    return SpecGANTrainer(model, networks, whitening=name)
 
 
 def best_run(task: Task, config: SpecGANConfig) -> SpecGANTrainer:
-    """A run with the frame and the stationary filter that serve it best.
+    """A run with the frame, the stationary filter and the painting that serve it best.
 
     Long frames tell frequencies apart, short ones instants: bursts and jumps need the
     latter, noise whose lines come and go the former. Whitening by the whole spectrum
     removes lines as least squares would, each with a free amplitude and phase; by the
     continuum it leaves them to the generator, which wins where their phases are locked
-    (a pulse train). Where either is open, two runs begin their warm-up, held-out
+    (a pulse train). Latents that are painted where they stand in time say when
+    something happens, those that are painted everywhere say what all of the window
+    shares. Where one of these is open, two runs begin their warm-up, held-out
     likelihood decides, and the better one goes on.
     """
     total = task.gaussian.autocovariance
     if config.channels == "magnitude":
         impulse = torch.zeros_like(total)
         impulse[0] = total[0]
-        return fresh_run(task, config, impulse, "none", frame=config.frame)
+        return fresh_run(task, config, impulse, "none", frame=config.frame, row=False)
+    row = config.latent_row == "yes"
     blind = config.likelihood_weight == 0
     square = frame_length(config.window)
     frames = [config.frame or square]
@@ -85,15 +96,21 @@ def best_run(task: Task, config: SpecGANConfig) -> SpecGANTrainer:
     if continuum is not None and config.whitening == "continuum":
         first, name = continuum, "continuum"
     best = _race(
-        [fresh_run(task, config, first, name, frame=frame) for frame in frames],
+        [fresh_run(task, config, first, name, frame=f, row=row) for f in frames],
         task.held,
         most=FRAME_STEPS,
     )
-    if continuum is None or name == "continuum" or blind:
+    if blind:
         return best
     frame = best.model.stft.length
-    other = fresh_run(task, config, continuum, "continuum", frame=frame)
-    return _race([best, other], task.held, most=FILTER_STEPS)
+    if continuum is not None and name != "continuum":
+        other = fresh_run(task, config, continuum, "continuum", frame=frame, row=row)
+        best = _race([best, other], task.held, most=FILTER_STEPS)
+    if config.latent_row == "auto" and best.model.stft.n_frames > config.latent:
+        seen, name = best.model.whitening, best.facts["whitening"]
+        other = fresh_run(task, config, seen, name, frame=frame, row=True)
+        best = _race([best, other], task.held, most=ROW_STEPS)
+    return best
 
 
 def _race(runs: list[SpecGANTrainer], held: Tensor, *, most: int) -> SpecGANTrainer:

@@ -58,27 +58,36 @@ class Networks:
                 part.load_state_dict(state[name])
 
 
-def build_networks(config: SpecGANConfig, model: NoiseModel) -> Networks:
-    """Fresh networks, initialised from the configuration's seed alone."""
+def build_networks(
+    config: SpecGANConfig, model: NoiseModel, *, row: bool = False
+) -> Networks:
+    """Fresh networks, initialised from the configuration's seed alone.
+
+    Args:
+        config: the recipe.
+        model: the recording and its statistics.
+        row: paint and read each latent also where it stands in a row over time.
+    """
     frames = model.stft.n_frames - (0 if model.complex_mode else 1)
     plane = PlaneShape(model.stft.n_bins - 1, frames)
     channels = 3 if model.complex_mode else 1
     n_labels = len(model.labels.names)
+    by_likelihood = model.complex_mode and config.likelihood_weight > 0
+    row = row and by_likelihood
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would also seed the GPUs' generators.
         torch.default_generator.manual_seed(config.seed)
-        by_likelihood = model.complex_mode and config.likelihood_weight > 0
         flow = None
         if by_likelihood and config.flow_layers and config.latent > 1:
             flow = Flow(config.latent, config.flow_layers)
         generator = Generator(
             plane,
             latent=config.latent + n_labels,
-            width=config.width,
+            width=max(1, config.width // 2) if row else config.width,
             channels=channels,
             bounded=not model.complex_mode,
             flow=flow,
-            row=config.latent if by_likelihood and config.latent_row else 0,
+            row=config.latent if row else 0,
         )
         critic = Critic(
             plane, width=config.critic_width, channels=channels, outputs=1 + n_labels
@@ -90,14 +99,19 @@ def build_networks(config: SpecGANConfig, model: NoiseModel) -> Networks:
                 latent=config.latent,
                 width=config.width,
                 channels=channels,
-                row=config.latent_row,
+                row=row,
             )
     if model.complex_mode:
         # Start at the stationary Gaussian model: no mean, unit scale.
-        last = generator.layers[-1]
+        last = [generator.layers[-1]]
+        if generator.row is not None:
+            last.append(generator.row.out)
         with torch.no_grad():
-            for parameter, share in zip(last.parameters(), (0.1, 0.0), strict=True):
-                parameter.mul_(share)
+            for layer in last:
+                for parameter, share in zip(
+                    layer.parameters(), (0.1, 0.0), strict=True
+                ):
+                    parameter.mul_(share)
     generator, critic = generator.to(model.device), critic.to(model.device)
     learners = list(generator.parameters())
     if encoder is not None:
