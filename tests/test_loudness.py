@@ -12,7 +12,7 @@ from sepprior.config import load_config
 from sepprior.data import as_recording
 from sepprior.losses import loudness_distance
 from sepprior.training import loudness
-from sepprior.training.loudness import settle_loudness
+from sepprior.training.loudness import settle_loudness, too_loud
 from sepprior.training.noise_model import NoiseModel
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,6 +89,19 @@ def test_distance_by_hand():
     # The quartiles' middles 1/4 and 3/4 of the reference are its items 1 and 3.
     assert loudness_distance(torch.tensor([5.0, 1.0]), reference) == pytest.approx(2.0)
     assert loudness_distance(reference.flip(0), reference) == 0.0
+
+
+def test_too_loud_is_more_than_chance_and_hangs_on_no_single_window():
+    encoded = torch.arange(10_000.0)
+    chance = torch.arange(10_000.0).roll(17)
+    assert not too_loud(chance, encoded)
+    # One of 400 beyond all of them; one of 1000 is still left alone.
+    assert too_loud(torch.where(chance % 400 == 0, 10_001.0, chance), encoded)
+    assert not too_loud(torch.where(chance % 1000 == 0, 10_001.0, chance), encoded)
+    # One recorded window as loud as the loudest draws hides them from the first share.
+    outlier = torch.cat([encoded[:-1], torch.tensor([1e6])])
+    loud = torch.where(chance % 150 == 0, 10_001.0, chance)
+    assert not (loud > outlier[-1]).any() and too_loud(loud, outlier)
 
 
 def test_draws_that_are_too_loud_are_tamed(bundled, model):
