@@ -213,7 +213,7 @@ def _follow(
     from tqdm import tqdm
 
     with tqdm(total=total, unit="step", dynamic_ncols=True) as bar:
-        bar.set_postfix_str("preparing")
+        bar.set_postfix_str("preparing (can take minutes)")
         for record in records:
             log.write(record)
             step = int(record["step"])
