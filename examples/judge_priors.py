@@ -2,8 +2,9 @@
 
 For every scenario, model and seed a prior is trained by the default recipe on the noise
 record of the benchmark (1000 windows of 300 samples), or read where `--folder` holds it
-already as MODEL-SCENARIO-sSEED.safetensors. It is then judged as `sepprior inspect`
-does, against 300 windows that it has not seen.
+already as MODEL-SCENARIO-sSEED.safetensors; a training that was interrupted is
+continued. It is then judged as `sepprior inspect` does, against 300 windows that it has
+not seen.
 
     python examples/judge_priors.py --scenario white --model gaussian
     python examples/judge_priors.py --model specgan --seed 0 --seed 1 --seed 2
@@ -27,7 +28,7 @@ from sepprior.config import config_from_dict
 from sepprior.data import as_recording
 from sepprior.fidelity import Fidelity, inspect_prior
 from sepprior.priors import Prior
-from sepprior.training import train_noise
+from sepprior.training import train
 
 SCENARIOS = ("white", "pink", "ar2", "bursts", "telegraph", "pump")
 TRAINING, HELD_OUT = 1000, 300
@@ -41,14 +42,16 @@ HEADER = (
 def prior_of(
     folder: Path, scenario: str, model: str, seed: int, duration: float
 ) -> Prior:
-    """A prior for a scenario's noise: read, or trained and kept."""
+    """A prior for a scenario's noise: read, or trained (to the end) and kept."""
     path = folder / f"{model}-{scenario}-s{seed}.safetensors"
-    if not path.exists():
+    begun = path.exists() and "unfinished" in sepprior.load_prior(path).metadata
+    if begun or not path.exists():
         this = cell(scenario, duration)
         noise = noise_record(this.scenario, this.duration, TRAINING, 0)
         recording = as_recording(noise, sample_rate=this.sample_rate)
         config = config_from_dict({"model": model, "seed": seed})
-        train_noise(recording, config=config, output=path)
+        for _ in train(recording, config, output=path, resume=begun):
+            pass
     return sepprior.load_prior(path)
 
 

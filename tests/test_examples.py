@@ -1,5 +1,7 @@
 """Every example runs in a tiny form, draws its picture and gets it right."""
 
+import dataclasses
+import importlib
 import runpy
 import subprocess
 import sys
@@ -8,6 +10,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+
+import sepprior
+from sepprior.data import as_recording
+from sepprior.training import train
+from tests.conftest import TINY
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
@@ -138,3 +145,18 @@ def test_judge_priors(tmp_path):
     # The second run reads what the first one trained.
     assert (tmp_path / "gaussian-white-s0.safetensors").exists()
     assert runs[1].stdout == runs[0].stdout
+
+
+def test_an_interrupted_training_is_finished_before_it_is_judged(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    judge = importlib.import_module("judge_priors")
+    recipe = dataclasses.replace(TINY, seed=0)
+    monkeypatch.setattr(judge, "config_from_dict", lambda table: recipe)
+    path = tmp_path / "specgan-white-s0.safetensors"
+    noise = judge.noise_record("white", 10.0, judge.TRAINING, 0)
+    begun = train(as_recording(noise, sample_rate=30.0), recipe, output=path)
+    next(begun)
+    begun.close()
+    assert "unfinished" in sepprior.load_prior(path).metadata
+    prior = judge.prior_of(tmp_path, "white", "specgan", 0, 10.0)
+    assert "unfinished" not in prior.metadata and "heldout" in prior.metadata
