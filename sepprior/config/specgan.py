@@ -33,6 +33,7 @@ class SpecGANConfig(AdversarialConfig):
             time, by the same weights everywhere; the generator's layers that connect
             all latents with all frames then have half of `width`. "yes", "no", or
             "auto": tried where the spectrogram has more frames than z has latents.
+            Without `likelihood_weight` there is none.
         whitening: Spectrum the noise is divided by before the network sees it: "total",
             "continuum" (narrow lines left in), or "auto".
 
