@@ -392,8 +392,9 @@ class Training:
         self.resume = None
         self.ended = None
 
-    def train(self, recording, config, *, device, output, resume):
+    def train(self, recording, config, *, device, output, resume, announce):
         self.config, self.resume = config, resume
+        announce("choosing the frame, 50 %")
         try:
             for step in range(1, self.steps + 1):
                 if step == self.interrupt_at:
@@ -436,6 +437,7 @@ def test_train_writes_prior_and_log(here, training):
     record = json.loads((here / "prior.jsonl").read_text().splitlines()[0])
     assert record["critic_distance"] == 0.25 and record["spectral_error_db"] is None
     assert "critic 0.25, spectrum nan dB" in result.stderr
+    assert "preparing: choosing the frame, 50 %" in result.stderr
     assert "3/3" in result.stderr
     # The default name is found without being named.
     assert "next: sepprior separate MEASUREMENT\n" in result.stdout

@@ -124,6 +124,16 @@ def test_a_race_is_given_up_where_the_one_behind_cannot_catch_up():
     assert late.step == 2000
 
 
+def test_a_race_says_how_far_it_is():
+    said = []
+    runs = [Run(lambda n: 1.0, step=1000), Run(lambda n: 9.0 - n / 200)]
+    specgan._race(runs, None, most=2000, announce=said.append)
+    shares = [int(text.removesuffix(" %")) for text in said]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (1, 100)  # 50 steps of 3000
+    assert len(shares) == 3000 // specgan.ANNOUNCED_STEPS
+
+
 def test_who_has_won_a_race_waits_for_the_next_one():
     winner, other = Run(lambda n: 1.0, step=1200), Run(lambda n: 2.0)
     assert specgan._race([winner, other], None, most=1200) is winner
@@ -165,7 +175,7 @@ def test_a_row_is_tried_where_frames_outnumber_latents(
     """A window of 64 has 9 frames of 16 samples."""
     raced = []
 
-    def race(runs, held, *, most):
+    def race(runs, held, *, most, announce):
         raced.extend(run.networks.generator.row is not None for run in runs)
         return runs[-1]
 

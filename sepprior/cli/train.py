@@ -28,7 +28,9 @@ from sepprior.config import (
 from sepprior.errors import SeppriorError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
+
+    from tqdm import tqdm
 
     from sepprior.outputs import StepLog
 
@@ -94,6 +96,7 @@ def train_noise_command(
     # Of several processes started by torchrun the first one reports.
     reports = int(os.environ.get("RANK", "0")) == 0
     before = _modified(output)
+    progress = Progress()
     records, what = _training(
         noise,
         recipe,
@@ -102,6 +105,7 @@ def train_noise_command(
         device=device,
         output=output,
         resume=resume,
+        announce=progress.announce,
     )
     if reports:
         click.echo(f"training a {recipe.model} {what}", err=True)
@@ -113,7 +117,8 @@ def train_noise_command(
     log_path = output.with_suffix(".jsonl")
     try:
         with StepLog(log_path, resume=resume) as log:
-            _follow(records, log, total=getattr(recipe, "steps", 1), resume=resume)
+            total = getattr(recipe, "steps", 1)
+            progress.follow(records, log, total=total, resume=resume)
     except KeyboardInterrupt:
         records.close()  # where the trainer itself was not interrupted, it saves now
         click.echo("Interrupted.", err=True)
@@ -146,6 +151,7 @@ def _training(
     device: str,
     output: Path,
     resume: bool,
+    announce: Callable[[str], object],
 ) -> tuple[Generator[dict[str, Any], None, object], str]:
     """The records of a training, and on what it is."""
     from sepprior.data.spectrograms import are_spectrograms, read_spectrograms
@@ -169,7 +175,14 @@ def _training(
     from sepprior.training import train
 
     recording = read_recordings(noise, sample_rate=sample_rate, column=column)
-    records = train(recording, recipe, device=device, output=output, resume=resume)
+    records = train(
+        recording,
+        recipe,
+        device=device,
+        output=output,
+        resume=resume,
+        announce=announce,
+    )
     return records, (
         f"prior on {recording.n_samples} samples at {recording.sample_rate:.6g} Hz, "
         f"windows of {recipe.window} samples"
@@ -202,30 +215,43 @@ def _recipe(
     return config_from_dict({}, model=model)
 
 
-def _follow(
-    records: Generator[dict[str, Any], None, object],
-    log: StepLog,
-    *,
-    total: int,
-    resume: bool,
-) -> None:
-    """Draw a progress bar of the training and write its log."""
-    from tqdm import tqdm
+class Progress:
+    """The progress bar of a training."""
 
-    with tqdm(total=total, unit="step", dynamic_ncols=True) as bar:
-        bar.set_postfix_str("preparing (can take minutes)")
-        for record in records:
-            log.write(record)
-            step = int(record["step"])
-            bar.total = int(record["steps"])
-            if resume and bar.n == 0:
-                # Steps of the earlier run must not count in the time that is left.
-                bar.initial = bar.n = bar.last_print_n = step
-            last = ", last checks" if step == bar.total else ""
-            bar.set_postfix_str(_statistics(record) + last, refresh=False)
-            bar.update(step - bar.n)
-            if last:
-                bar.refresh()
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+
+    def announce(self, text: str) -> None:
+        """Show what is done before the first step."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"preparing: {text}")
+
+    def follow(
+        self,
+        records: Generator[dict[str, Any], None, object],
+        log: StepLog,
+        *,
+        total: int,
+        resume: bool,
+    ) -> None:
+        """Draw the bar to the end of the training and write its log."""
+        from tqdm import tqdm
+
+        with tqdm(total=total, unit="step", dynamic_ncols=True) as bar:
+            self._bar = bar
+            bar.set_postfix_str("preparing (can take minutes)")
+            for record in records:
+                log.write(record)
+                step = int(record["step"])
+                bar.total = int(record["steps"])
+                if resume and bar.n == 0:
+                    # Steps of the earlier run must not count in the time that is left.
+                    bar.initial = bar.n = bar.last_print_n = step
+                last = ", last checks" if step == bar.total else ""
+                bar.set_postfix_str(_statistics(record) + last, refresh=False)
+                bar.update(step - bar.n)
+                if last:
+                    bar.refresh()
 
 
 def _statistics(record: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ checkpoints are the loop's; losses, optimisers and randomness are the trainer's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,10 @@ from torch import Tensor
 
 from sepprior.data import Recording
 from sepprior.priors import GaussianPrior, Prior
+
+
+def unheard(text: str) -> None:
+    """Say nothing to anybody."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Task:
         gaussian: level and autocovariance of the training part, as a prior.
         device: where to compute.
         metadata: facts stored with the prior (config, seed, hash, sources).
+        announce: told in words what is done before the first step.
     """
 
     training: Recording
@@ -38,6 +43,7 @@ class Task:
     gaussian: GaussianPrior
     device: torch.device
     metadata: Mapping[str, Any]
+    announce: Callable[[str], object] = unheard
 
 
 class Trainer(Protocol):

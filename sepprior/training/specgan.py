@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sepprior.config import SpecGANConfig
-from sepprior.training.contract import Task
+from sepprior.training.contract import Task, unheard
 from sepprior.training.gan import SpecGANTrainer
 from sepprior.training.noise_model import NoiseModel
 from sepprior.training.specgan_networks import build_networks
@@ -17,6 +18,8 @@ from sepprior.transforms import frame_length
 
 PILOT_STEPS = 400
 """Warm-up steps between two comparisons of runs."""
+ANNOUNCED_STEPS = 50
+"""Warm-up steps between two announcements of how far a comparison is."""
 FRAME_STEPS, FILTER_STEPS, ROW_STEPS = 1200, 2000, 2000
 """Warm-up steps after which the better run is taken in any case."""
 SHORTER = 4
@@ -99,21 +102,43 @@ def best_run(task: Task, config: SpecGANConfig) -> SpecGANTrainer:
         [fresh_run(task, config, first, name, frame=f, row=row) for f in frames],
         task.held,
         most=FRAME_STEPS,
+        announce=_naming(task, "frame"),
     )
     if blind:
         return best
     frame = best.model.stft.length
     if continuum is not None and name != "continuum":
         other = fresh_run(task, config, continuum, "continuum", frame=frame, row=row)
-        best = _race([best, other], task.held, most=FILTER_STEPS)
+        best = _race(
+            [best, other],
+            task.held,
+            most=FILTER_STEPS,
+            announce=_naming(task, "filter"),
+        )
     if config.latent_row == "auto" and best.model.stft.n_frames > config.latent:
         seen, name = best.model.whitening, best.facts["whitening"]
         other = fresh_run(task, config, seen, name, frame=frame, row=True)
-        best = _race([best, other], task.held, most=ROW_STEPS)
+        best = _race(
+            [best, other],
+            task.held,
+            most=ROW_STEPS,
+            announce=_naming(task, "layout of the latents"),
+        )
     return best
 
 
-def _race(runs: list[SpecGANTrainer], held: Tensor, *, most: int) -> SpecGANTrainer:
+def _naming(task: Task, choice: str) -> Callable[[str], object]:
+    """What is announced of a choice: its name first."""
+    return lambda progress: task.announce(f"choosing the {choice}, {progress}")
+
+
+def _race(
+    runs: list[SpecGANTrainer],
+    held: Tensor,
+    *,
+    most: int,
+    announce: Callable[[str], object] = unheard,
+) -> SpecGANTrainer:
     """Warm two runs up side by side; the better one by held-out noise.
 
     A coherent generator starts far behind and catches up, so that the race goes on
@@ -127,6 +152,7 @@ def _race(runs: list[SpecGANTrainer], held: Tensor, *, most: int) -> SpecGANTrai
     steps = min(first.warmup, most, config.steps - 1)
     last: list[float] | None = None
     behind = 1
+    begun = sum(run.step for run in runs)
     for target in range(PILOT_STEPS, steps + PILOT_STEPS, PILOT_STEPS):
         target = min(target, steps)
         if target < first.step:
@@ -134,6 +160,9 @@ def _race(runs: list[SpecGANTrainer], held: Tensor, *, most: int) -> SpecGANTrai
         for run in runs:
             while run.step < target:
                 run.advance()
+                if run.step % ANNOUNCED_STEPS == 0:
+                    done = sum(r.step for r in runs) - begun
+                    announce(f"{100 * done // (len(runs) * steps - begun)} %")
         scores = [float(r.frozen().heldout_nll(held, draws=4).mean()) for r in runs]
         behind = int(scores[1] > scores[0])
         gap = scores[behind] - scores[1 - behind]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Generator as Stream
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from sepprior.data import (
 from sepprior.errors import SeppriorError
 from sepprior.priors import GaussianPrior, Prior
 from sepprior.stationary import autocovariance
-from sepprior.training.contract import Task, Trainer, block_size
+from sepprior.training.contract import Task, Trainer, block_size, unheard
 from sepprior.training.parallel import current_ranks, join_processes
 from sepprior.training.registry import build_trainer
 from sepprior.training.state import check_continued, pack, resume_path, unpack
@@ -50,6 +50,7 @@ def train(
     device: str = "auto",
     output: str | Path | None = None,
     resume: bool = False,
+    announce: Callable[[str], object] = unheard,
 ) -> Stream[dict[str, Any], None, Prior]:
     """Train a noise prior, yielding a record of statistics per tick.
 
@@ -63,6 +64,8 @@ def train(
         device: "auto", "cpu", "cuda", ...
         output: where to save; None to keep the prior in memory only.
         resume: continue from the training state beside `output`.
+        announce: called with a few words on what is done before the first record,
+            which can take minutes.
 
     Yields:
         ``step``, ``steps``, ``seconds`` and the losses and errors of the model.
@@ -105,7 +108,7 @@ def train(
         "n_training_samples": training.n_samples,
         "sources": sorted({s.source for s in recording.segments})[:20],
     }
-    task = Task(training, validation, held, gaussian, place, metadata)
+    task = Task(training, validation, held, gaussian, place, metadata, announce)
     if isinstance(config, GaussianConfig):
         prior: Prior = GaussianPrior(
             covariance,
