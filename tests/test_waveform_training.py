@@ -11,14 +11,27 @@ from sepprior.checkpoint import load_prior, save_prior
 from sepprior.config import config_from_dict
 from sepprior.data import Recording, Segment, as_recording
 from sepprior.errors import SeppriorError
-from sepprior.nets import WaveformGenerator
-from sepprior.priors import GeneratorPrior, LatentSpace, Prior, unit_ratio
+from sepprior.nets import LSTMGenerator, WaveformGenerator
+from sepprior.priors import (
+    GaussianPrior,
+    GeneratorPrior,
+    LatentSpace,
+    Prior,
+    Reach,
+    beats_gaussian,
+    unit_ratio,
+)
 from sepprior.priors.labelled import inferred_labels
 from sepprior.separation import separate
 from sepprior.training import resume_path, train
 from sepprior.training import train as train_function
 from sepprior.training.labels import Labels, labelled_crops
-from sepprior.training.range_error import Effort, band_ratio, fit_range_error
+from sepprior.training.range_error import (
+    Effort,
+    band_ratio,
+    chosen_range_error,
+    fit_range_error,
+)
 from sepprior.transforms import toeplitz
 from tests.conftest import SAMPLE_RATE, WINDOW, coloured_noise, finish, timeless
 
@@ -256,6 +269,67 @@ def test_a_useless_generator_becomes_the_stationary_gaussian():
     assert float(naive.heldout_nll(noise).mean()) / WINDOW > own + 0.01
 
 
+class Steep(WaveformGenerator):
+    """``g(z) = sqrt 2 sin(30 M z)``: the right variance, too steep to be inverted."""
+
+    def __init__(self, matrix):
+        super().__init__()
+        self.window = matrix.shape[0]
+        self.register_buffer("matrix", matrix.float())
+
+    def forward(self, code):
+        return math.sqrt(2.0) * torch.sin(30.0 * code @ self.matrix.mT)
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_generator_of_the_noise_is_kept(scale):
+    """Its score, by halves that fitted nothing, is that by noise of another record."""
+    prior, noise = made_of(low_rank(), scale, 64)
+    chosen = chosen_range_error(prior, noise, effort=Effort(8, 30, 6))
+    assert chosen.gain * scale == pytest.approx(1.0, abs=0.25)
+    facts = chosen.metadata["range_error"]
+    assert facts["explained"] > 0.1 and facts["heldout"]["windows"] == 32
+    _, fresh = made_of(low_rank(), scale, 64, seed=1)
+    flat = prior.with_range_error(0.0, unit_ratio(WINDOW))
+    difference = flat.heldout_nll(fresh) - chosen.heldout_nll(fresh)
+    gain = float(difference.mean()) / WINDOW
+    assert gain > 0.02
+    error = facts["heldout"]["gain_stderr"]
+    assert facts["heldout"]["gain"] == pytest.approx(gain, abs=3 * error)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_generator_that_does_harm_is_left_out(seed):
+    """What remains is the stationary Gaussian to the last digit."""
+    rng = torch.Generator().manual_seed(seed)
+    noise = torch.randn(48, WINDOW, generator=rng).double()
+    prior = GeneratorPrior(
+        "wavegan",
+        Steep(torch.randn(WINDOW, 3, generator=rng)),
+        space=LatentSpace(3),
+        gain=1.0,
+        ratio=unit_ratio(WINDOW),
+        autocovariance=unit_ratio(WINDOW),
+        level=0.0,
+        sample_rate=1.0,
+    )
+    effort = Effort(8, 30, 2)
+    chosen = chosen_range_error(prior, noise, effort=effort)
+    assert chosen.gain == 0.0
+    assert torch.equal(chosen.range_error.ratio, unit_ratio(WINDOW))
+    held = chosen.metadata["range_error"]["heldout"]
+    assert (held["gain"], held["gain_stderr"]) == (0.0, 0.0)
+    assert not beats_gaussian(held)
+    gaussian = GaussianPrior(unit_ratio(WINDOW), level=0.0, sample_rate=1.0)
+    expected = gaussian.heldout_nll(noise)
+    found = chosen.heldout_nll(noise).double()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0.0)
+    # Negative control: the fit alone would have kept it.
+    fitted = fit_range_error(prior, noise[:24], effort=effort)
+    assert fitted.heldout_nll(noise[24:]).mean() > expected[24:].mean() + 0.1
+
+
 def test_the_band_ratio_of_known_noise():
     rng = torch.Generator().manual_seed(0)
     white = torch.randn(400, WINDOW, generator=rng).double()
@@ -360,6 +434,60 @@ def test_every_model_takes_labels(model, two_states, quick, tmp_path):
         separate(x, loaded, label="off")
     with pytest.raises(SeppriorError, match="trained without"):
         separate(x, unlabelled(loaded), label="busy")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_noise_of_each_label_has_a_range_error_of_its_own(
+    model, two_states, quick, tmp_path
+):
+    """One state is four times louder, which a generator of two steps cannot know."""
+    path = tmp_path / "prior.safetensors"
+    finish(train(two_states, tiny(model, steps=2), device="cpu", output=path))
+    shared = load_prior(path, device="cpu")
+    assert isinstance(shared, GeneratorPrior)
+    states = {name: shared.with_label(name) for name in ("busy", "idle")}
+    sd = {
+        name: float(p.sample(400, generator=torch.Generator().manual_seed(0)).std())
+        for name, p in states.items()
+    }
+    assert sd["busy"] / sd["idle"] == pytest.approx(4.0, rel=0.15)
+    for name, factor in (("busy", 4.0), ("idle", 1.0)):
+        noise = factor * coloured_noise(20 * WINDOW, seed=9).reshape(20, WINDOW)
+        nll = {
+            k: float(p.heldout_nll(torch.from_numpy(noise)).mean()) / WINDOW
+            for k, p in {**states, "shared": shared}.items()
+        }
+        other = "idle" if name == "busy" else "busy"
+        assert nll[name] < nll[other] - 0.5
+        assert nll[name] < nll["shared"] - 0.1
+        # What decides whether separation relies on it is of the label as well.
+        assert beats_gaussian(states[name].metadata["heldout"])
+    again = states["busy"].with_label(None)
+    assert again.gain == shared.gain
+    assert torch.equal(again.range_error.ratio, shared.range_error.ratio)
+
+
+def test_a_range_error_by_label_is_stored(tmp_path):
+    prior, _ = made_of(low_rank(), 1.0, 1)
+    ratio = 2.0 * unit_ratio(WINDOW)
+    labelled = GeneratorPrior(
+        "lstm",
+        LSTMGenerator(window=WINDOW, code=5, width=4, layers=1),
+        space=LatentSpace(3, labels=("a", "b"), shares=(0.5, 0.5)),
+        gain=0.5,
+        ratio=unit_ratio(WINDOW),
+        by_label={"b": Reach(0.25, ratio)},
+        autocovariance=prior.autocovariance,
+        level=0.0,
+        sample_rate=1.0,
+    )
+    path = tmp_path / "prior.safetensors"
+    save_prior(labelled, path)
+    loaded = load_prior(path, device="cpu")
+    assert isinstance(loaded, GeneratorPrior)
+    assert (loaded.gain, loaded.with_label("a").gain) == (0.5, 0.5)
+    assert loaded.with_label("b").gain == 0.25
+    assert torch.equal(loaded.with_label("b").range_error.ratio, ratio)
 
 
 def unlabelled(prior):

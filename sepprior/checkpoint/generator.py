@@ -14,7 +14,7 @@ from sepprior.nets import (
     WaveformGenerator,
     WaveGANGenerator,
 )
-from sepprior.priors import GeneratorPrior, LatentSpace
+from sepprior.priors import GeneratorPrior, LatentSpace, Reach
 
 NETWORKS: Mapping[str, type[WaveformGenerator]] = {
     "wavegan": WaveGANGenerator,
@@ -22,20 +22,30 @@ NETWORKS: Mapping[str, type[WaveformGenerator]] = {
     "gansynth": GANSynthGenerator,
 }
 """The network of each model."""
+LABELLED = "range_error.label."
+"""Before the name of a label, where it has a range error of its own."""
 
 
 def pack(prior: GeneratorPrior) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights, the range error, and what rebuilds the network and its latent."""
     tensors = {
-        "range_error.ratio": prior.range_error.ratio,
+        "range_error.ratio": prior.shared.ratio,
+        **prefixed({k: r.ratio for k, r in prior.by_label.items()}, LABELLED),
         **prefixed(prior.network.state_dict(), "generator."),
     }
-    structure = {
+    structure: dict[str, Any] = {
         "network": prior.network.structure(),
         "latent": prior.space.to_dict(),
-        "gain": prior.gain,
+        "gain": prior.shared.gain,
     }
+    if prior.by_label:
+        structure["gains"] = {k: r.gain for k, r in prior.by_label.items()}
     return tensors, structure
+
+
+def version(prior: GeneratorPrior) -> int:
+    """6 where labels have a range error of their own."""
+    return 6 if prior.by_label else 2
 
 
 def build(tensors: dict[str, Tensor], header: dict[str, Any]) -> GeneratorPrior:
@@ -49,6 +59,10 @@ def build(tensors: dict[str, Tensor], header: dict[str, Any]) -> GeneratorPrior:
         space=LatentSpace.from_dict(structure["latent"]),
         gain=structure["gain"],
         ratio=tensors["range_error.ratio"],
+        by_label={
+            label: Reach(structure["gains"][label], ratio)
+            for label, ratio in stripped(tensors, LABELLED).items()
+        },
         autocovariance=tensors["autocovariance"],
         level=header["level"],
         sample_rate=header["sample_rate"],

@@ -21,7 +21,7 @@ from sepprior.errors import SeppriorError
 from sepprior.priors import Prior
 
 FORMAT = "sepprior"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """Newest version of any form that this release reads."""
 
 
@@ -46,7 +46,7 @@ FORMS: Mapping[str, Form] = {
     "specgan": Form(specgan.pack, specgan.build, specgan.version),
     "diffusion": Form(diffusion.pack, diffusion.build, diffusion.version),
     **{
-        name: Form(generator.pack, generator.build, lambda _: 2)
+        name: Form(generator.pack, generator.build, generator.version)
         for name in generator.NETWORKS
     },
 }

@@ -138,8 +138,28 @@ def train_noise_command(
     if what.endswith(SPECTROGRAMS):
         click.echo(f"next: sepprior sample {named} -n N -o FOLDER")
         return
+    click.echo(_gained(output), nl=False)
     option = "" if output == DEFAULT_PRIOR else f" --prior {named}"
     click.echo(f"next: sepprior separate MEASUREMENT{option}")
+
+
+def _gained(output: Path) -> str:
+    """A line on what the prior knows of held-out noise, where it was scored."""
+    from sepprior.checkpoint import load_tensors
+    from sepprior.priors import beats_gaussian
+
+    held = load_tensors(output)[1].get("metadata", {}).get("heldout", {})
+    if not {"gain", "gain_stderr"} <= held.keys():
+        return ""
+    if not beats_gaussian(held):
+        return (
+            "held-out noise is no likelier than by its spectrum alone: expect the "
+            "results of least squares\n"
+        )
+    return (
+        f"held-out noise is likelier than by its spectrum alone, by {held['gain']:.2g} "
+        f"+/- {held['gain_stderr']:.1g} nats per sample\n"
+    )
 
 
 def _training(

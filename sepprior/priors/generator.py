@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from sepprior.nets import WaveformGenerator
 from sepprior.priors.additive import AdditivePrior
 from sepprior.priors.latent import LatentSpace
-from sepprior.priors.range_error import RangeError
+from sepprior.priors.range_error import RangeError, Reach
 
 
 class GeneratorPrior(AdditivePrior):
@@ -19,8 +20,9 @@ class GeneratorPrior(AdditivePrior):
 
     The gain a and the spectrum of e are fitted to held-out noise after inverting it.
     A generator that was taught the whole noise and reaches a small part of a window
-    would make things worse with gain 1 (it puts in as much as it takes away); with the
-    fitted one it does no harm, and with ``a = 0`` the prior is the stationary Gaussian.
+    would make things worse with gain 1 (it puts in as much as it takes away); with
+    ``a = 0`` the prior is the stationary Gaussian. Noise under a label that is fixed
+    has a gain and a range error of its own; where the label is inferred all share one.
 
     Args:
         name: the model, such as "wavegan".
@@ -28,6 +30,7 @@ class GeneratorPrior(AdditivePrior):
         space: the latent variable.
         gain: a.
         ratio: spectrum of e over the recording's, as an autocovariance (N,).
+        by_label: both for noise of one label, by its name.
         autocovariance: shape (N,), of the training noise, squared data units.
         level: mean of the training noise, data units.
         sample_rate: Hz.
@@ -45,12 +48,15 @@ class GeneratorPrior(AdditivePrior):
         autocovariance: Tensor,
         level: float,
         sample_rate: float,
+        by_label: Mapping[str, Reach] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.network = network.eval().requires_grad_(False)
-        self.gain = float(gain)
-        self.range_error = RangeError(autocovariance.double(), ratio)
+        self.shared, self.by_label = Reach(float(gain), ratio), dict(by_label or {})
+        reach = self.by_label.get(space.fixed_label or "", self.shared)
+        self.gain = reach.gain
+        self.range_error = RangeError(autocovariance.double(), reach.ratio)
         super().__init__(
             space=space,
             error=self.range_error,
@@ -79,13 +85,28 @@ class GeneratorPrior(AdditivePrior):
     def with_label(self, label: str | None) -> GeneratorPrior:
         """The same prior with its label fixed, or inferred (None)."""
         space = self.space.fixed(label)
-        return self._copy(self.network, self.device, space=space)
+        copied = self._copy(self.network, self.device, space=space)
+        facts = self.metadata.get("range_error", {})
+        if label is not None:
+            facts = facts.get("labels", {}).get(label, {})
+        if "heldout" in facts:
+            copied.metadata["heldout"] = facts["heldout"]
+        return copied
 
     def with_range_error(self, gain: float, ratio: Tensor) -> GeneratorPrior:
-        """The same prior with another gain and range error."""
-        copied = self._copy(self.network, self.device, gain=gain, ratio=ratio)
+        """The same prior with another gain and range error, of its label if fixed."""
+        reach, label = Reach(gain, ratio), self.space.fixed_label
+        if label is None:
+            copied = self._copy(self.network, self.device, shared=reach)
+        else:
+            by_label = self.by_label | {label: reach}
+            copied = self._copy(self.network, self.device, by_label=by_label)
         copied.metadata["range_error"] = {"gain": gain}
         return copied
+
+    def with_labels_reach(self, by_label: Mapping[str, Reach]) -> GeneratorPrior:
+        """The same prior with a gain and a range error of their own for some labels."""
+        return self._copy(self.network, self.device, by_label=by_label)
 
     def to(self, device: torch.device | str) -> GeneratorPrior:
         """The same prior on another device; itself where it is there already."""
@@ -99,15 +120,19 @@ class GeneratorPrior(AdditivePrior):
         device: torch.device | str,
         *,
         space: LatentSpace | None = None,
-        gain: float | None = None,
-        ratio: Tensor | None = None,
+        shared: Reach | None = None,
+        by_label: Mapping[str, Reach] | None = None,
     ) -> GeneratorPrior:
+        shared = (shared or self.shared).to(device)
+        if by_label is None:
+            by_label = self.by_label
         return GeneratorPrior(
             self.name,
             network,
             space=space or self.space,
-            gain=self.gain if gain is None else gain,
-            ratio=(self.range_error.ratio if ratio is None else ratio).to(device),
+            gain=shared.gain,
+            ratio=shared.ratio,
+            by_label={k: r.to(device) for k, r in by_label.items()},
             autocovariance=self.autocovariance.to(device),
             level=self.level,
             sample_rate=self.sample_rate,

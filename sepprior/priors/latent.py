@@ -45,6 +45,11 @@ class LatentSpace:
         return bool(self.labels) and self.label is None
 
     @property
+    def fixed_label(self) -> str | None:
+        """Name of the label that is fixed, if one is."""
+        return None if self.label is None else self.labels[self.label]
+
+    @property
     def n_latent(self) -> int:
         """Coordinates of z: K, or K + 1 with a label that is inferred."""
         return self.size + int(self.infers_label)

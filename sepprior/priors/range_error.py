@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from sepprior.priors.base import HALF_LOG_2PI
 from sepprior.transforms import Whitener
 
 
@@ -46,9 +49,31 @@ class RangeError:
         """Inverse of `forward`."""
         return self._recording.inverse(self._reshaped.inverse(y))
 
+    def nll(self, x: Tensor) -> Tensor:
+        """``-log p`` of windows (..., N) that are this noise alone, nats, (...)."""
+        half = self.half_log_det + 0.5 * self.forward(x).square().sum(-1)
+        return half + x.shape[-1] * HALF_LOG_2PI
+
     def to(self, device: torch.device | str) -> RangeError:
         """The same on another device."""
         return RangeError(self.autocovariance.to(device), self.ratio.to(device))
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How much of the noise a generator produces, and what it leaves.
+
+    Attributes:
+        gain: a of ``n = a sd g(z) + e``.
+        ratio: spectrum of e over the recording's, as an autocovariance (N,).
+    """
+
+    gain: float
+    ratio: Tensor
+
+    def to(self, device: torch.device | str) -> Reach:
+        """The same on another device."""
+        return Reach(self.gain, self.ratio.to(device))
 
 
 def unit_ratio(window: int) -> Tensor:

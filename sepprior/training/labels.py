@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -49,6 +49,12 @@ class Labels:
         ]
         chosen = torch.from_numpy(np.asarray(number)[segments])
         return torch.nn.functional.one_hot(chosen, len(self.names)).float()
+
+
+def labelled_part(recording: Recording, name: str) -> Recording:
+    """The segments of a recording under one of its labels."""
+    chosen = (s for s in recording.segments if (s.label or UNLABELLED) == name)
+    return replace(recording, segments=tuple(chosen))
 
 
 def labelled_crops(

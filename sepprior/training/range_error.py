@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from sepprior.optim import minimize_batch
-from sepprior.priors import GeneratorPrior, joint_energy
+from sepprior.priors import GeneratorPrior, RangeError, joint_energy, unit_ratio
 from sepprior.priors.marginal import decode_tangents, latent_information
+from sepprior.training.heldout import heldout_facts
 
 ITERATIONS = 3
 N_BANDS = 16
@@ -21,6 +22,8 @@ WINDOWS_PER_BIN = 100
 """Windows from which each bin is measured by itself; it costs ``1 / (4 n)`` nat."""
 DRAWS = 4
 """Draws of z around each inversion."""
+FEWEST_CROSSED = 4
+"""Windows from which those that score are not those that were fitted to."""
 LEAST_RATIO = 1e-4
 MOST_GAIN = 2.0
 
@@ -76,6 +79,68 @@ def fit_range_error(
     fitted = prior.with_range_error(gain, ratio)
     fitted.metadata["range_error"] = {"gain": gain, "explained": 1.0 - left}
     return fitted
+
+
+def chosen_range_error(
+    prior: GeneratorPrior,
+    windows: Tensor,
+    *,
+    reshape: bool = False,
+    effort: Effort | None = None,
+) -> GeneratorPrior:
+    """The prior with a fitted range error, or without its generator if that is better.
+
+    With the range error fitted to either half of the windows the other half is scored,
+    and so it is with gain 0. The better of the two is fitted to all windows.
+
+    Args:
+        prior: the trained generator.
+        windows: held-out noise (n, N), data units, in the order of the recording;
+            neighbours may overlap by half.
+        reshape: with gain 0 the spectrum too is that of the windows; otherwise it is
+            the recording's, and the prior the stationary Gaussian.
+        effort: how hard to try; the default where None.
+
+    Returns:
+        The prior; ``metadata["range_error"]`` tells the gain, the share of the whitened
+        noise's power that the generator explains, and as ``heldout`` the score against
+        the stationary Gaussian of the recording. With less than four windows the score
+        is that of the windows fitted to.
+    """
+
+    def without(some: Tensor) -> GeneratorPrior:
+        ratio = unit_ratio(prior.window).to(prior.device)
+        if reshape:
+            noise = some.double().to(prior.device) - prior.level
+            ratio = band_ratio(prior.range_error.white(noise)[None])
+        return prior.with_range_error(0.0, ratio)
+
+    own, bare, reference = [], [], []
+    for some, others in _crossed(windows):
+        noise = others.double().to(prior.device) - prior.level
+        own.append(fit_range_error(prior, some, effort=effort).heldout_nll(others))
+        bare.append(without(some).range_error.nll(noise))
+        gaussian = RangeError(prior.autocovariance, unit_ratio(prior.window))
+        reference.append(gaussian.to(prior.device).nll(noise))
+    scores = [torch.cat(x).cpu() / prior.window for x in (own, bare, reference)]
+    if scores[0].mean() < scores[1].mean():
+        chosen = fit_range_error(prior, windows, effort=effort)
+        facts = heldout_facts(scores[0], scores[2])
+    else:
+        chosen = without(windows)
+        chosen.metadata["range_error"] |= {"explained": 0.0}
+        facts = heldout_facts(scores[1], scores[2])
+    chosen.metadata["range_error"] |= {"heldout": facts}
+    return chosen
+
+
+def _crossed(windows: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Windows to fit to and windows to score, which do not overlap, two ways."""
+    if len(windows) < FEWEST_CROSSED:
+        return [(windows, windows)]
+    first, second = windows.tensor_split(2)
+    # The first of the second half may share samples with the last of the first.
+    return [(first, second[1::2]), (second[1:], first[::2])]
 
 
 def _draws(prior: GeneratorPrior, noise: Tensor, effort: Effort) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from sepprior.inference.calibration import measure_calibration
 from sepprior.inference.detection import measure_gains
 from sepprior.inference.novelty import measure_null
 from sepprior.priors import GaussianPrior, Prior, beats_gaussian
+from sepprior.training.heldout import heldout_facts
 
 FEWEST_WINDOWS = 40
 """Independent windows of noise needed before error bars are calibrated on them."""
@@ -54,19 +54,11 @@ def validate(
         ``calibration``, ``novelty`` and ``gains`` where there is noise enough.
     """
     window = prior.window
-    own = prior.heldout_nll(held).double().cpu() / window
-    reference = gaussian.heldout_nll(held).double().cpu() / window
-    gain = reference - own
-    error = gain.std() / math.sqrt(len(gain)) if len(gain) > 1 else gain.abs().mean()
-    facts: dict[str, Any] = {
-        "heldout": {
-            "heldout_nll": float(own.mean()),
-            "heldout_nll_gaussian": float(reference.mean()),
-            "gain": float(gain.mean()),
-            "gain_stderr": float(error),
-            "windows": len(gain),
-        }
-    }
+    # A trainer that has fitted to held-out noise brings a score of its own.
+    facts: dict[str, Any] = {"heldout": prior.metadata.get("heldout")}
+    if facts["heldout"] is None:
+        own, reference = (p.heldout_nll(held).cpu() / window for p in (prior, gaussian))
+        facts["heldout"] = heldout_facts(own, reference)
     rng = np.random.default_rng(seed)
     parts = [p for p in (training, validation) if p.n_samples >= window]
     if sum(p.n_samples for p in parts) // window < FEWEST_WINDOWS:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from sepprior import losses
 from sepprior.config import GANSynthConfig, WaveformConfig
-from sepprior.data import consecutive_windows, iterate_blocks
+from sepprior.data import Recording, consecutive_windows, iterate_blocks
 from sepprior.nets import GANSynthCritic, GANSynthGenerator, WaveformGenerator
-from sepprior.priors import GeneratorPrior, LatentSpace, unit_ratio
+from sepprior.priors import GeneratorPrior, LatentSpace, Reach, unit_ratio
 from sepprior.priors.base import HALF_LOG_2PI
 from sepprior.priors.marginal import laplace_nll
 from sepprior.training.adversary import (
@@ -30,10 +30,10 @@ from sepprior.training.adversary import (
 )
 from sepprior.training.augment import augmented
 from sepprior.training.contract import Task, block_size
-from sepprior.training.labels import Labels, labelled_crops
+from sepprior.training.labels import Labels, labelled_crops, labelled_part
 from sepprior.training.moments import plane_moments, spectrum_moments, windows_of
 from sepprior.training.parallel import current_ranks
-from sepprior.training.range_error import Effort, fit_range_error
+from sepprior.training.range_error import Effort, chosen_range_error, fit_range_error
 from sepprior.training.steps import check_finite, follow, mixed_precision, set_rate
 from sepprior.training.waveform_networks import build_networks
 
@@ -309,13 +309,30 @@ class WaveformTrainer:
 
     def finished(self, metadata: Mapping[str, Any]) -> GeneratorPrior:
         """The running average with the range error of held-out inversions."""
+        prior = self._prior(copy.deepcopy(self._best() or self.ema), metadata)
+        prior = chosen_range_error(prior, self._inverted(self.task.validation))
+        facts, reaches = {}, {}
+        for name in self.labels.names:
+            part = labelled_part(self.task.validation, name)
+            if not part.window_starts(self.config.window).total:
+                continue  # it shares the range error of all
+            windows = self._inverted(part)
+            own = chosen_range_error(prior.with_label(name), windows, reshape=True)
+            reaches[name] = Reach(own.gain, own.range_error.ratio)
+            facts[name] = own.metadata["range_error"]
+        if not reaches:
+            return prior
+        prior = prior.with_labels_reach(reaches)
+        prior.metadata["range_error"] |= {"labels": facts}
+        return prior
+
+    def _inverted(self, held_out: Recording) -> Tensor:
+        """Windows (n, N) that the range error is fitted to, overlapping by half."""
         window = self.config.window
         most = max(FEWEST_FIT, min(MOST_FIT, FIT_SAMPLES // window))
-        windows = consecutive_windows(
-            self.task.validation, window=window, hop=max(1, window // 2), limit=most
-        )
-        prior = self._prior(copy.deepcopy(self._best() or self.ema), metadata)
-        return fit_range_error(prior, torch.from_numpy(windows))
+        hop = max(1, window // 2)
+        windows = consecutive_windows(held_out, window=window, hop=hop, limit=most)
+        return torch.from_numpy(windows)
 
     # -- continuing --------------------------------------------------------------------
 
