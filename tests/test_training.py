@@ -251,6 +251,22 @@ def test_interrupt_after_the_last_step(
     assert "unfinished" not in load_prior(path, device="cpu").metadata
 
 
+def test_killed_while_it_is_validated(recording, quick, tmp_path, monkeypatch):
+    """What is on disk after the last step does not pass for a finished prior."""
+    path = tmp_path / "prior.safetensors"
+    on_disk = []
+
+    def look(*_: Any, **__: Any) -> dict[str, Any]:
+        on_disk.append(load_prior(path, device="cpu").metadata)
+        return {"heldout": {}}
+
+    monkeypatch.setattr(train_module, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(train_module, "validate", look)
+    finish(train(recording, TINY, device="cpu", output=path))
+    assert [facts["unfinished"] for facts in on_disk] == [True]
+    assert "unfinished" not in load_prior(path, device="cpu").metadata
+
+
 def test_a_resumed_run_may_be_longer(recording, uninterrupted, quick, tmp_path):
     path = tmp_path / "prior.safetensors"
     _, first = finish(train(recording, change(steps=10), device="cpu", output=path))

@@ -140,12 +140,12 @@ def _run(
     last_save = time.monotonic()
     # An interrupt may come in the middle of a step: what is saved then is the state of
     # the last tick, from which a resumed run repeats every step exactly.
-    last_tick = _snapshot(trainer, task, config)
+    last_tick = _snapshot(trainer, task)
     finished = False
     try:
         for record in _ticks(trainer, task, config):
             if path is not None:
-                last_tick = _snapshot(trainer, task, config)
+                last_tick = _snapshot(trainer, task)
             yield record
             late = time.monotonic() - last_save > SAVE_SECONDS
             if path is not None and late:
@@ -156,10 +156,10 @@ def _run(
         finished = True
     finally:
         if path is not None and not finished:
-            last_tick.prior.metadata["unfinished"] = True
             _save(last_tick, path)
     if path is not None:
-        _save(_snapshot(trainer, task, config), path)
+        last = _snapshot(trainer, task)
+        save_tensors(last.tensors, last.header, resume_path(path))
         save_prior(prior, path)
     return prior
 
@@ -214,16 +214,17 @@ class Snapshot:
     header: dict[str, Any]
 
 
-def _snapshot(trainer: Trainer, task: Task, config: IterativeConfig) -> Snapshot:
-    """Copy everything needed to continue exactly."""
+def _snapshot(trainer: Trainer, task: Task) -> Snapshot:
+    """Copy everything needed to continue exactly.
+
+    Its prior is unfinished even after the last step: it lacks what is measured once.
+    """
     tree = trainer.state() | {
         "config": task.metadata["config"],
         "data_hash": task.metadata["data_hash"],
     }
     tensors, plain = pack(tree)
-    facts = dict(task.metadata) | trainer.facts
-    if trainer.step < config.steps:
-        facts["unfinished"] = True
+    facts = {**task.metadata, **trainer.facts, "unfinished": True}
     return Snapshot(
         trainer.frozen(facts),
         {name: tensor.detach().clone() for name, tensor in tensors.items()},
