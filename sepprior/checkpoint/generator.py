@@ -22,15 +22,18 @@ NETWORKS: Mapping[str, type[WaveformGenerator]] = {
     "gansynth": GANSynthGenerator,
 }
 """The network of each model."""
+RATIO = "range_error.ratio"
+"""Name of the spectrum of the range error."""
 LABELLED = "range_error.label."
 """Before the name of a label, where it has a range error of its own."""
 
 
 def pack(prior: GeneratorPrior) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights, the range error, and what rebuilds the network and its latent."""
+    """Weights, the range errors, and what rebuilds the network and its latent."""
+    reaches = {RATIO: prior.shared}
+    reaches |= {LABELLED + label: reach for label, reach in prior.by_label.items()}
     tensors = {
-        "range_error.ratio": prior.shared.ratio,
-        **prefixed({k: r.ratio for k, r in prior.by_label.items()}, LABELLED),
+        **{name: reach.ratio for name, reach in reaches.items()},
         **prefixed(prior.network.state_dict(), "generator."),
     }
     structure: dict[str, Any] = {
@@ -38,14 +41,17 @@ def pack(prior: GeneratorPrior) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "latent": prior.space.to_dict(),
         "gain": prior.shared.gain,
     }
-    if prior.by_label:
-        structure["gains"] = {k: r.gain for k, r in prior.by_label.items()}
+    if version(prior) > 2:
+        structure["reach"] = {
+            name: {"gain": reach.gain, "absolute": reach.absolute}
+            for name, reach in reaches.items()
+        }
     return tensors, structure
 
 
 def version(prior: GeneratorPrior) -> int:
-    """6 where labels have a range error of their own."""
-    return 6 if prior.by_label else 2
+    """6 where labels have a range error of their own, or one has its own spectrum."""
+    return 6 if prior.by_label or prior.shared.absolute else 2
 
 
 def build(tensors: dict[str, Tensor], header: dict[str, Any]) -> GeneratorPrior:
@@ -53,14 +59,14 @@ def build(tensors: dict[str, Tensor], header: dict[str, Any]) -> GeneratorPrior:
     structure = header["structure"]
     network = NETWORKS[header["kind"]](**structure["network"])
     network.load_state_dict(stripped(tensors, "generator."))
+    old, reaches = {"gain": structure["gain"]}, structure.get("reach", {})
     return GeneratorPrior(
         header["kind"],
         network,
         space=LatentSpace.from_dict(structure["latent"]),
-        gain=structure["gain"],
-        ratio=tensors["range_error.ratio"],
+        reach=Reach(ratio=tensors[RATIO], **reaches.get(RATIO, old)),
         by_label={
-            label: Reach(structure["gains"][label], ratio)
+            label: Reach(ratio=ratio, **reaches[LABELLED + label])
             for label, ratio in stripped(tensors, LABELLED).items()
         },
         autocovariance=tensors["autocovariance"],

@@ -12,7 +12,7 @@ from torch import Tensor
 from sepprior.nets import WaveformGenerator
 from sepprior.priors.additive import AdditivePrior
 from sepprior.priors.latent import LatentSpace
-from sepprior.priors.range_error import RangeError, Reach
+from sepprior.priors.range_error import Reach
 
 
 class GeneratorPrior(AdditivePrior):
@@ -28,8 +28,7 @@ class GeneratorPrior(AdditivePrior):
         name: the model, such as "wavegan".
         network: codes (B, K + L) to waveforms (B, N) in units of `sd`.
         space: the latent variable.
-        gain: a.
-        ratio: spectrum of e over the recording's, as an autocovariance (N,).
+        reach: a and the spectrum of e.
         by_label: both for noise of one label, by its name.
         autocovariance: shape (N,), of the training noise, squared data units.
         level: mean of the training noise, data units.
@@ -43,8 +42,7 @@ class GeneratorPrior(AdditivePrior):
         network: WaveformGenerator,
         *,
         space: LatentSpace,
-        gain: float,
-        ratio: Tensor,
+        reach: Reach,
         autocovariance: Tensor,
         level: float,
         sample_rate: float,
@@ -53,10 +51,10 @@ class GeneratorPrior(AdditivePrior):
     ) -> None:
         self.name = name
         self.network = network.eval().requires_grad_(False)
-        self.shared, self.by_label = Reach(float(gain), ratio), dict(by_label or {})
-        reach = self.by_label.get(space.fixed_label or "", self.shared)
-        self.gain = reach.gain
-        self.range_error = RangeError(autocovariance.double(), reach.ratio)
+        self.shared, self.by_label = reach, dict(by_label or {})
+        self.reach = self.by_label.get(space.fixed_label or "", reach)
+        self.gain = self.reach.gain
+        self.range_error = self.reach.error(autocovariance.double())
         super().__init__(
             space=space,
             error=self.range_error,
@@ -93,19 +91,19 @@ class GeneratorPrior(AdditivePrior):
             copied.metadata["heldout"] = facts["heldout"]
         return copied
 
-    def with_range_error(self, gain: float, ratio: Tensor) -> GeneratorPrior:
+    def with_reach(self, reach: Reach) -> GeneratorPrior:
         """The same prior with another gain and range error, of its label if fixed."""
-        reach, label = Reach(gain, ratio), self.space.fixed_label
+        label = self.space.fixed_label
         if label is None:
             copied = self._copy(self.network, self.device, shared=reach)
         else:
             by_label = self.by_label | {label: reach}
             copied = self._copy(self.network, self.device, by_label=by_label)
-        copied.metadata["range_error"] = {"gain": gain}
+        copied.metadata["range_error"] = {"gain": reach.gain}
         return copied
 
     def with_labels_reach(self, by_label: Mapping[str, Reach]) -> GeneratorPrior:
-        """The same prior with a gain and a range error of their own for some labels."""
+        """The same prior with gains and range errors of their own for some labels."""
         return self._copy(self.network, self.device, by_label=by_label)
 
     def to(self, device: torch.device | str) -> GeneratorPrior:
@@ -130,8 +128,7 @@ class GeneratorPrior(AdditivePrior):
             self.name,
             network,
             space=space or self.space,
-            gain=shared.gain,
-            ratio=shared.ratio,
+            reach=shared,
             by_label={k: r.to(device) for k, r in by_label.items()},
             autocovariance=self.autocovariance.to(device),
             level=self.level,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -63,17 +63,31 @@ class RangeError:
 class Reach:
     """How much of the noise a generator produces, and what it leaves.
 
+    What is left by a generator that explains lines or pulses has a smooth spectrum of
+    its own; of one that explains little it has the recording's, sharp lines and all.
+
     Attributes:
         gain: a of ``n = a sd g(z) + e``.
-        ratio: spectrum of e over the recording's, as an autocovariance (N,).
+        ratio: spectrum of e over that of white noise of the recording's variance, or
+            over the recording's, as an autocovariance (N,).
+        absolute: the former.
     """
 
     gain: float
     ratio: Tensor
+    absolute: bool = False
+
+    def error(self, autocovariance: Tensor) -> RangeError:
+        """The range error in a recording of an autocovariance (N,)."""
+        if self.absolute:
+            autocovariance = autocovariance[0] * unit_ratio(len(autocovariance)).to(
+                autocovariance.device
+            )
+        return RangeError(autocovariance, self.ratio)
 
     def to(self, device: torch.device | str) -> Reach:
         """The same on another device."""
-        return Reach(self.gain, self.ratio.to(device))
+        return replace(self, ratio=self.ratio.to(device))
 
 
 def unit_ratio(window: int) -> Tensor:

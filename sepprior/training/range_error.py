@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sepprior.optim import minimize_batch
-from sepprior.priors import GeneratorPrior, RangeError, joint_energy, unit_ratio
+from sepprior.priors import GeneratorPrior, Reach, joint_energy, unit_ratio
 from sepprior.priors.marginal import decode_tangents, latent_information
 from sepprior.training.heldout import heldout_facts
 
@@ -70,13 +72,13 @@ def fit_range_error(
     gain, ratio = 1.0, prior.range_error.ratio
     left = 1.0
     for _ in range(effort.iterations):
-        trial = prior.with_range_error(gain, ratio)
+        trial = prior.with_reach(replace(prior.reach, gain=gain, ratio=ratio))
         made = trial.range_error.white(_draws(trial, noise, effort))
         gain = _fitted_gain(trial, white, made)
         rest = white - gain * made
         left = float(rest.square().mean() / white.square().mean())
         ratio = band_ratio(rest)
-    fitted = prior.with_range_error(gain, ratio)
+    fitted = prior.with_reach(replace(prior.reach, gain=gain, ratio=ratio))
     fitted.metadata["range_error"] = {"gain": gain, "explained": 1.0 - left}
     return fitted
 
@@ -88,10 +90,11 @@ def chosen_range_error(
     reshape: bool = False,
     effort: Effort | None = None,
 ) -> GeneratorPrior:
-    """The prior with a fitted range error, or without its generator if that is better.
+    """The prior with the range error that describes held-out noise best.
 
-    With the range error fitted to either half of the windows the other half is scored,
-    and so it is with gain 0. The better of the two is fitted to all windows.
+    Three are fitted to either half of the windows and scored by the other: one with a
+    spectrum of its own, one that is the recording's times a ratio, and one without the
+    generator (gain 0). The best is then fitted to all windows.
 
     Args:
         prior: the trained generator.
@@ -102,34 +105,47 @@ def chosen_range_error(
         effort: how hard to try; the default where None.
 
     Returns:
-        The prior; ``metadata["range_error"]`` tells the gain, the share of the whitened
-        noise's power that the generator explains, and as ``heldout`` the score against
-        the stationary Gaussian of the recording. With less than four windows the score
-        is that of the windows fitted to.
+        The prior; ``metadata["range_error"]`` tells the gain, the share of the power
+        that the generator explains (of noise whitened by what the ratio refers to), and
+        as ``heldout`` the score against the stationary Gaussian of the recording. With
+        less than four windows the score is that of the windows fitted to.
     """
+    unit = unit_ratio(prior.window).to(prior.device)
+    gaussian = Reach(0.0, unit).error(prior.autocovariance)
+
+    def fitted(some: Tensor, *, absolute: bool) -> GeneratorPrior:
+        start = prior.with_reach(Reach(1.0, unit, absolute))
+        return fit_range_error(start, some, effort=effort)
 
     def without(some: Tensor) -> GeneratorPrior:
-        ratio = unit_ratio(prior.window).to(prior.device)
+        ratio = unit
         if reshape:
             noise = some.double().to(prior.device) - prior.level
-            ratio = band_ratio(prior.range_error.white(noise)[None])
-        return prior.with_range_error(0.0, ratio)
+            ratio = band_ratio(gaussian.white(noise)[None])
+        chosen = prior.with_reach(Reach(0.0, ratio))
+        chosen.metadata["range_error"] |= {"explained": 0.0}
+        return chosen
 
-    own, bare, reference = [], [], []
+    ways: list[Callable[[Tensor], GeneratorPrior]] = [
+        without,
+        partial(fitted, absolute=False),
+        partial(fitted, absolute=True),
+    ]
+    scores: list[list[Tensor]] = [[] for _ in ways]
+    reference = []
     for some, others in _crossed(windows):
         noise = others.double().to(prior.device) - prior.level
-        own.append(fit_range_error(prior, some, effort=effort).heldout_nll(others))
-        bare.append(without(some).range_error.nll(noise))
-        gaussian = RangeError(prior.autocovariance, unit_ratio(prior.window))
-        reference.append(gaussian.to(prior.device).nll(noise))
-    scores = [torch.cat(x).cpu() / prior.window for x in (own, bare, reference)]
-    if scores[0].mean() < scores[1].mean():
-        chosen = fit_range_error(prior, windows, effort=effort)
-        facts = heldout_facts(scores[0], scores[2])
-    else:
-        chosen = without(windows)
-        chosen.metadata["range_error"] |= {"explained": 0.0}
-        facts = heldout_facts(scores[1], scores[2])
+        reference.append(gaussian.nll(noise))
+        for score, way in zip(scores, ways, strict=True):
+            trial = way(some)
+            # Without a generator there is nothing to integrate out.
+            alone = trial.gain == 0.0
+            nll = trial.range_error.nll(noise) if alone else trial.heldout_nll(others)
+            score.append(nll.double())
+    each = torch.stack([torch.cat(score) for score in scores]).cpu() / prior.window
+    best = int(each.mean(-1).argmin())
+    chosen = ways[best](windows)
+    facts = heldout_facts(each[best], torch.cat(reference).cpu() / prior.window)
     chosen.metadata["range_error"] |= {"heldout": facts}
     return chosen
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -92,7 +93,7 @@ class WaveformTrainer:
         self.ema = copy.deepcopy(self.generator).requires_grad_(False)
         self.best: WaveformGenerator | None = None
         self.best_score = math.inf
-        self.best_fit = (1.0, unit_ratio(config.window))
+        self.best_fit = Reach(1.0, unit_ratio(config.window))
         self._glanced: tuple[int, GeneratorPrior] | None = None
         if config.keep == "best":
             self.best = copy.deepcopy(self.ema)
@@ -233,21 +234,24 @@ class WaveformTrainer:
     def report(self, held: Tensor) -> dict[str, Any]:
         """Spectral error and a quick held-out likelihood; remembers the best tick."""
         glance = self._glance(held)
-        windows = held[: self._few]
-        nll = laplace_nll(
-            glance,
-            windows,
-            n_starts=GLANCE.starts,
-            max_evaluations=GLANCE.evaluations,
-        )
-        nll = float(nll.mean()) / self.config.window + HALF_LOG_2PI
+        nll = self._quick_nll(glance, held[: self._few])
         error = self.spectral_error_db()
         score = nll + NATS_PER_SQUARE_DB * error**2
         if self.best is not None and score < self.best_score:
             self.best_score = score
             self.best.load_state_dict(self.ema.state_dict())
-            self.best_fit = (glance.gain, glance.range_error.ratio.cpu())
+            self.best_fit = glance.reach.to("cpu")
         return {"spectral_error_db": error, "heldout_nll": nll}
+
+    def _quick_nll(self, prior: GeneratorPrior, windows: Tensor) -> float:
+        """``-log p`` of held-out windows, nats per sample."""
+        nll = laplace_nll(
+            prior,
+            windows,
+            n_starts=GLANCE.starts,
+            max_evaluations=GLANCE.evaluations,
+        )
+        return float(nll.mean()) / self.config.window + HALF_LOG_2PI
 
     @property
     def _few(self) -> int:
@@ -255,11 +259,20 @@ class WaveformTrainer:
         return max(2, min(GLANCE_WINDOWS, FIT_SAMPLES // self.config.window))
 
     def _glance(self, held: Tensor) -> GeneratorPrior:
-        """The running average with the range error of a quick fit."""
+        """The running average with the better range error of two quick fits."""
         if self._glanced is None or self._glanced[0] != self.step:
             prior = self._prior(copy.deepcopy(self.ema), {})
-            fitted = fit_range_error(prior, held[: self._few], effort=GLANCE)
-            self._glanced = (self.step, fitted)
+            few = held[: self._few]
+            fits = [
+                fit_range_error(
+                    prior.with_reach(replace(prior.reach, absolute=absolute)),
+                    few,
+                    effort=GLANCE,
+                )
+                for absolute in (False, True)
+            ]
+            best = min(fits, key=lambda fit: self._quick_nll(fit, few))
+            self._glanced = (self.step, best)
         return self._glanced[1]
 
     def spectral_error_db(self) -> float:
@@ -283,8 +296,7 @@ class WaveformTrainer:
             self.config.model,
             network,
             space=self.space,
-            gain=1.0,
-            ratio=unit_ratio(self.config.window).to(device),
+            reach=Reach(1.0, unit_ratio(self.config.window).to(device)),
             autocovariance=gaussian.autocovariance.to(device),
             level=gaussian.level,
             sample_rate=gaussian.sample_rate,
@@ -300,12 +312,10 @@ class WaveformTrainer:
         best = self._best()
         if best is None:
             glance = self._glance(self.task.held)
-            gain, ratio = glance.gain, glance.range_error.ratio
-            network = glance.network
+            network, reach = glance.network, glance.reach
         else:
-            network, (gain, ratio) = best, self.best_fit
-        prior = self._prior(copy.deepcopy(network), metadata)
-        return prior.with_range_error(gain, ratio)
+            network, reach = best, self.best_fit.to(self.task.device)
+        return self._prior(copy.deepcopy(network), metadata).with_reach(reach)
 
     def finished(self, metadata: Mapping[str, Any]) -> GeneratorPrior:
         """The running average with the range error of held-out inversions."""
@@ -318,7 +328,7 @@ class WaveformTrainer:
                 continue  # it shares the range error of all
             windows = self._inverted(part)
             own = chosen_range_error(prior.with_label(name), windows, reshape=True)
-            reaches[name] = Reach(own.gain, own.range_error.ratio)
+            reaches[name] = own.reach
             facts[name] = own.metadata["range_error"]
         if not reaches:
             return prior
@@ -355,7 +365,7 @@ class WaveformTrainer:
             "rng": self.rng.get_state(),
             "step": self.step,
             "best_score": self.best_score,
-            "best_fit": self.best_fit,
+            "best_fit": tuple(vars(self.best_fit).values()),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -365,4 +375,4 @@ class WaveformTrainer:
         self.rng.set_state(state["rng"])
         self.step = state["step"]
         self.best_score = state["best_score"]
-        self.best_fit = (state["best_fit"][0], state["best_fit"][1])
+        self.best_fit = Reach(*state["best_fit"])
