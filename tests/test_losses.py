@@ -116,6 +116,78 @@ def test_the_penalty_norm_is_float32_and_trains_only_the_critic():
     assert layer.weight.grad is not None
 
 
+@pytest.mark.parametrize("shape", [(2, 2), (2, 1, 2, 1)])
+def test_the_zero_centred_penalty_by_hand(shape):
+    weight = torch.tensor([3.0, 4.0])
+
+    def linear(x):
+        return x.flatten(1) @ weight[:, None] + 7.0
+
+    def square(x):
+        # The gradient is x itself.
+        return 0.5 * x.flatten(1).square().sum(1, keepdim=True)
+
+    x = torch.tensor([[1.0, -2.0], [0.0, 2.0]]).view(shape)
+    assert float(losses.zero_centred_penalty(linear, x).detach()) == (9 + 16) / 2
+    found = float(losses.zero_centred_penalty(square, x).detach())
+    assert found == ((1 + 4) / 2 + 4 / 2) / 2
+    # It trains the critic: the derivative of |w|^2 / 2 is w.
+    weight.requires_grad_()
+    penalty = losses.zero_centred_penalty(linear, x)
+    (gradient,) = torch.autograd.grad(penalty, weight)
+    assert torch.equal(gradient, weight.detach())
+
+
+def test_the_cross_entropies_by_hand():
+    # D is 1/2 and 3/4 on the real samples, 1/4 and 1/2 on the generated ones.
+    real = torch.tensor([[0.0], [math.log(3)]])
+    fake = torch.tensor([[-math.log(3)], [0.0]])
+    on_fake = -(math.log(3 / 4) + math.log(1 / 2)) / 2
+    expected = -(math.log(1 / 2) + math.log(3 / 4)) / 2 + on_fake
+    found = float(losses.dcgan_critic_loss(real, fake))
+    assert found == pytest.approx(expected, rel=1e-6)
+    # One-sided: only the target of the real samples is 0.9 instead of 1.
+    first = -0.9 * math.log(1 / 2) - 0.1 * math.log(1 / 2)
+    second = -0.9 * math.log(3 / 4) - 0.1 * math.log(1 / 4)
+    found = float(losses.dcgan_critic_loss(real, fake, smoothing=0.1))
+    assert found == pytest.approx((first + second) / 2 + on_fake, rel=1e-6)
+    found = float(losses.dcgan_generator_loss(fake))
+    assert found == pytest.approx(-(math.log(1 / 4) + math.log(1 / 2)) / 2, rel=1e-6)
+
+
+def test_the_least_squares_losses_by_hand():
+    real = torch.tensor([[1.0], [4.0]])
+    fake = torch.tensor([[-1.0], [3.0]])
+    # Real samples are to score 1, generated ones 0; the generator wants 1 for its own.
+    expected = (0 + 9) / 4 + (1 + 9) / 4
+    assert float(losses.lsgan_critic_loss(real, fake)) == expected
+    assert float(losses.lsgan_generator_loss(fake)) == (4 + 4) / 4
+
+
+def test_the_relativistic_loss_by_hand():
+    ahead = torch.tensor([[1.0], [math.log(3) - 2.0]])
+    behind = torch.tensor([[1.0], [-2.0]])
+    # Differences of 0 and log 3, pair by pair.
+    expected = (math.log(2) + math.log(1 + 1 / 3)) / 2
+    found = float(losses.relativistic_loss(ahead, behind))
+    assert found == pytest.approx(expected, rel=1e-6)
+    reverse = (math.log(2) + math.log(1 + 3)) / 2
+    found = float(losses.relativistic_loss(behind, ahead))
+    assert found == pytest.approx(reverse, rel=1e-6)
+
+
+def test_the_label_loss_by_hand():
+    # Probabilities 1/4, 3/4 and 2/3, 1/3; the true labels are the second, the first.
+    logits = torch.tensor([[0.0, math.log(3)], [5.0 + math.log(2), 5.0]])
+    onehot = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    expected = -(math.log(3 / 4) + math.log(2 / 3)) / 2
+    found = float(losses.label_loss(logits, onehot))
+    assert found == pytest.approx(expected, rel=1e-6)
+    expected = -(math.log(1 / 4) + math.log(1 / 3)) / 2
+    found = float(losses.label_loss(logits, onehot.flip(1)))
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
 # --- spectra --------------------------------------------------------------------------
 
 
