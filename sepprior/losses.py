@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
 
 PENALTY_EPSILON = 1e-12
+POWER_FLOOR = 1e-12
+"""Added to a power, relative to the recording's variance, inside its logarithm."""
 
 
 def wgan_critic_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -153,8 +155,8 @@ def spectral_batch_loss(
         Scalar, nats.
     """
     power = periodogram(fake)
-    level = (power.mean(0).log() - log_mean_real).abs().mean()
-    spread = (torch.log(power + 1e-12).std(0) - log_sd_real).abs().mean()
+    level = (torch.log(power.mean(0) + POWER_FLOOR) - log_mean_real).abs().mean()
+    spread = (torch.log(power + POWER_FLOOR).std(0) - log_sd_real).abs().mean()
     return level + spread
 
 
@@ -172,7 +174,7 @@ def spectral_per_sample_loss(fake: Tensor, log_mean_real: Tensor) -> Tensor:
     Returns:
         Scalar, nats.
     """
-    return (torch.log(periodogram(fake) + 1e-12) - log_mean_real).abs().mean()
+    return (torch.log(periodogram(fake) + POWER_FLOOR) - log_mean_real).abs().mean()
 
 
 def amplitude_loss(samples: Tensor, quantiles: Tensor) -> Tensor:

@@ -10,7 +10,12 @@ import torch
 from sepprior.config import WaveGANConfig
 from sepprior.data import as_recording
 from sepprior.training import augment
-from sepprior.training.moments import RunningMoments, plane_moments, windows_of
+from sepprior.training.moments import (
+    RunningMoments,
+    plane_moments,
+    spectrum_moments,
+    windows_of,
+)
 
 
 def rng(seed=0):
@@ -95,6 +100,15 @@ def test_plane_moments_are_over_samples_and_frames():
     flat = planes.transpose(1, 2).reshape(-1, 4)
     np.testing.assert_allclose(mean[:, 0], flat.mean(0), atol=1e-6)
     np.testing.assert_allclose(sd[:, 0], flat.std(0, correction=0), rtol=1e-5)
+
+
+def test_a_frequency_without_power_has_a_finite_logarithm():
+    x = torch.ones(4, 64, dtype=torch.float64)
+    x[:, ::2] = -1.0  # all power at Nyquist
+    log_mean, log_sd = spectrum_moments(iter([x]))
+    assert torch.isfinite(log_mean).all() and torch.isfinite(log_sd).all()
+    assert float(log_mean[0]) == pytest.approx(math.log(1e-12))
+    assert float(log_mean[-1]) == pytest.approx(math.log(64.0))
 
 
 def test_windows_come_in_bounded_chunks(monkeypatch):

@@ -102,5 +102,6 @@ def spectrum_moments(windows: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
     for batch in windows:
         p = losses.periodogram(batch).double()
         power.add(p)
-        log_power.add(torch.log(p + 1e-12))
-    return power.mean.log().float(), log_power.sd.float()
+        log_power.add(torch.log(p + losses.POWER_FLOOR))
+    log_mean = torch.log(power.mean + losses.POWER_FLOOR)
+    return log_mean.float(), log_power.sd.float()
