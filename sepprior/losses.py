@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, softplus
 
 PENALTY_EPSILON = 1e-12
 POWER_FLOOR = 1e-12
-"""Added to a power, relative to the recording's variance, inside its logarithm."""
+"""Added to powers in logarithms: of noise of unit variance, or magnitudes from 1e-6."""
 
 
 def wgan_critic_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -137,30 +137,35 @@ def periodogram(x: Tensor) -> Tensor:
     return torch.fft.rfft(x, norm="ortho").abs().square()[..., 1:]
 
 
+def plane_power(magnitudes: Tensor) -> Tensor:
+    """``|X|^2`` of spectrograms, a row for each frame, (B, F, T) to (B T, F)."""
+    return magnitudes.square().transpose(1, 2).flatten(0, 1)
+
+
 def spectral_batch_loss(
-    fake: Tensor, log_mean_real: Tensor, log_sd_real: Tensor
+    power: Tensor, log_mean_real: Tensor, log_sd_real: Tensor
 ) -> Tensor:
     """Match of the batch-mean spectrum and of its spread.
 
-    ``mean_f |log mean_B P_G - log E P| + mean_f |sd_B log P_G - sd log P|``. The
-    logarithm of a mean over B draws is biased by only ``-1/(2B)`` nat, and the second
+    ``mean_f |log mean_M P_G - log E P| + mean_f |sd_M log P_G - sd log P|``. The
+    logarithm of a mean over M draws is biased by only ``-1/(2M)`` nat, and the second
     term (1.28 nat, 5.57 dB, for Gaussian noise) keeps the spectrum from freezing.
 
     Args:
-        fake: generated windows (B, N).
-        log_mean_real: log of the mean periodogram of the recordings, (F,), nats.
-        log_sd_real: standard deviation of their log-periodogram, (F,), nats.
+        power: of generated noise, (M, F): the `periodogram` of each window, or the
+            `plane_power` of each frame.
+        log_mean_real: log of the mean power of the recordings, (F,), nats.
+        log_sd_real: standard deviation of their log-power, (F,), nats.
 
     Returns:
         Scalar, nats.
     """
-    power = periodogram(fake)
     level = (torch.log(power.mean(0) + POWER_FLOOR) - log_mean_real).abs().mean()
     spread = (torch.log(power + POWER_FLOOR).std(0) - log_sd_real).abs().mean()
     return level + spread
 
 
-def spectral_per_sample_loss(fake: Tensor, log_mean_real: Tensor) -> Tensor:
+def spectral_per_sample_loss(power: Tensor, log_mean_real: Tensor) -> Tensor:
     """The published form: ``E || log P_G - log E P_real ||_1`` per sample.
 
     It is biased. For Gaussian noise ``E log P = log E P - 0.577`` and the mean absolute
@@ -168,13 +173,13 @@ def spectral_per_sample_loss(fake: Tensor, log_mean_real: Tensor) -> Tensor:
     1.016 and one fixed deterministic spectrum scores zero.
 
     Args:
-        fake: generated windows (B, N).
-        log_mean_real: log of the mean periodogram of the recordings, (F,), nats.
+        power: of generated noise, (M, F), as for `spectral_batch_loss`.
+        log_mean_real: log of the mean power of the recordings, (F,), nats.
 
     Returns:
         Scalar, nats.
     """
-    return (torch.log(periodogram(fake) + POWER_FLOOR) - log_mean_real).abs().mean()
+    return (torch.log(power + POWER_FLOOR) - log_mean_real).abs().mean()
 
 
 def amplitude_loss(samples: Tensor, quantiles: Tensor) -> Tensor:

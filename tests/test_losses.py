@@ -211,6 +211,14 @@ def coloured(n_draws, n, seed):
     )
 
 
+def batch_loss(x, log_mean, log_sd):
+    return losses.spectral_batch_loss(losses.periodogram(x), log_mean, log_sd)
+
+
+def per_sample_loss(x, log_mean):
+    return losses.spectral_per_sample_loss(losses.periodogram(x), log_mean)
+
+
 @pytest.mark.statistical
 def test_the_batch_spectrum_is_biased_by_half_a_nat_over_the_batch():
     """256 batches, 150 bins: standard error 0.0006 nat; the band is 4 sigma."""
@@ -230,13 +238,13 @@ def test_the_batch_loss_vanishes_for_the_right_noise_and_only_for_it():
     """B = 4096: both terms have a mean of sqrt(2 / pi / B) (1 + 1.05) < 0.03 nat."""
     x, log_mean = coloured(4096, 301, seed=6)
     log_sd = torch.full_like(log_mean, LOG_SD)
-    right = float(losses.spectral_batch_loss(x, log_mean, log_sd))
+    right = float(batch_loss(x, log_mean, log_sd))
     assert right < 0.04
     # Twice the power, and a spectrum without randomness, score what they should.
-    louder = float(losses.spectral_batch_loss(math.sqrt(2) * x, log_mean, log_sd))
+    louder = float(batch_loss(math.sqrt(2) * x, log_mean, log_sd))
     assert louder == pytest.approx(math.log(2) + right, abs=0.04)
     frozen = deterministic(log_mean, 301).expand(64, -1)
-    assert float(losses.spectral_batch_loss(frozen, log_mean, log_sd)) == pytest.approx(
+    assert float(batch_loss(frozen, log_mean, log_sd)) == pytest.approx(
         LOG_SD, abs=1e-6
     )
 
@@ -253,10 +261,31 @@ def test_the_published_loss_rewards_removing_the_randomness():
     exact, _ = quad(lambda p: abs(math.log(p)) * math.exp(-p), 0, 50, points=[1.0])
     assert exact == pytest.approx(EULER + 2 * exp1(1.0), abs=1e-6)
     assert exact == pytest.approx(1.016, abs=5e-4)
-    real = float(losses.spectral_per_sample_loss(x, log_mean))
+    real = float(per_sample_loss(x, log_mean))
     assert real == pytest.approx(exact, abs=0.01)
-    fixed = losses.spectral_per_sample_loss(deterministic(log_mean, 301), log_mean)
+    fixed = per_sample_loss(deterministic(log_mean, 301), log_mean)
     assert float(fixed) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_spectral_losses_of_planes_by_hand():
+    # Two samples, two frequencies, two frames. Log powers of the first frequency are
+    # 0 and 2, and 2 and 4; the second has the power 9 throughout.
+    first = torch.tensor([[0.0, 1.0], [1.0, 2.0]]).exp()
+    planes = torch.stack([first, torch.full_like(first, 3.0)], 1)
+    power = losses.plane_power(planes)
+    assert power.shape == (4, 2) and (power[:, 1] == 9).all()
+    mean = (1 + 2 * math.exp(2) + math.exp(4)) / 4
+    level = (math.log(mean) + (2 * math.log(3) - 1)) / 2
+    # Squared deviations of 4, 0, 0, 4 from the mean 2, over one less than four.
+    spread = (math.sqrt(8 / 3) - 1 + 0.5) / 2
+    found = losses.spectral_batch_loss(
+        power, torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.5])
+    )
+    assert float(found) == pytest.approx(level + spread, rel=1e-6)
+    # From the level 1: 1, 1, 1 and 3.
+    expected = ((1 + 1 + 1 + 3) / 4 + 2 * math.log(3)) / 2
+    found = losses.spectral_per_sample_loss(power, torch.tensor([1.0, 0.0]))
+    assert float(found) == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_amplitude_loss_by_hand():
@@ -287,8 +316,8 @@ def test_spectral_losses_and_their_gradients_are_finite_even_in_silence(loudness
     log_sd = torch.full_like(log_mean, LOG_SD)
     x = (loudness * random(8, 301)).float().requires_grad_()
     for loss in (
-        losses.spectral_batch_loss(x, log_mean, log_sd),
-        losses.spectral_per_sample_loss(x, log_mean),
+        batch_loss(x, log_mean, log_sd),
+        per_sample_loss(x, log_mean),
     ):
         (gradient,) = torch.autograd.grad(loss, x)
         assert torch.isfinite(loss) and torch.isfinite(gradient).all()

@@ -48,8 +48,8 @@ class AdversarialConfig:
         betas: Adam's decay rates of the first and second moment.
         ema: Decay per step of the generator's running average, used after training.
         spectral: Spectral term of the generator: "batch-mean" compares the logarithm of
-            the batch-mean spectrum, "per-sample" is the published form (biased),
-            "none" leaves it out.
+            the batch-mean spectrum and the scatter of single spectra, "per-sample" is
+            the published form (biased), "none" leaves it out.
         spectral_weight: Weight of the spectral term.
         augment_shift: Roll training windows by a random number of samples.
         augment_noise: White noise added to training windows, in standard deviations of

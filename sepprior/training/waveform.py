@@ -220,8 +220,9 @@ class WaveformTrainer:
             fake, lambda: self.generator.view(real), onehot
         )
         parts = {"generator_loss": loss.detach()}
+        power = losses.periodogram(waveform)
         spectral = spectral_term(
-            self.config, waveform, self.log_mean_power, self.log_sd_power, self.ranks
+            self.config, power, self.log_mean_power, self.log_sd_power, self.ranks
         )
         if spectral is not None:
             loss = loss + self.config.spectral_weight * spectral
