@@ -73,11 +73,16 @@ def zero_centred_penalty(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tenso
     return 0.5 * gradient.float().flatten(1).square().sum(1).mean()
 
 
-def clip_weights(parameters: Iterable[Tensor], limit: float) -> None:
-    """Put every weight into ``[-limit, limit]`` (Arjovsky et al. 2017, algorithm 1)."""
+def clip_weights(weights: Iterable[tuple[Tensor, float]], limit: float) -> None:
+    """Put every weight into ``[-limit, limit]`` (Arjovsky et al. 2017, algorithm 1).
+
+    Args:
+        weights: parameters, each with the factor it is multiplied by in use.
+        limit: largest magnitude of the product.
+    """
     with torch.no_grad():
-        for parameter in parameters:
-            parameter.clamp_(-limit, limit)
+        for parameter, factor in weights:
+            parameter.clamp_(-limit / factor, limit / factor)
 
 
 def dcgan_critic_loss(real: Tensor, fake: Tensor, *, smoothing: float = 0.0) -> Tensor:

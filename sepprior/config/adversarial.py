@@ -39,7 +39,8 @@ class AdversarialConfig:
         critic_steps: Critic steps per generator step.
         gradient_penalty: Weight of the gradient penalties of "wgan-gp" and
             "rpgan-r1r2".
-        weight_clip: Largest weight of a "wgan" critic.
+        weight_clip: Largest weight of a "wgan" critic, where its layers scale weights
+            after the scaling.
         label_smoothing: What "dcgan" takes off the critic's target for real noise.
         learning_rate: Step size of Adam, for generator and critic.
         critic_rate_ratio: Step size of the critic over the generator's.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sepprior import losses
 from sepprior.config import AdversarialConfig
-from sepprior.nets import WaveGANCritic
+from sepprior.nets import WaveGANCritic, weights_in_use
 from sepprior.training.parallel import Ranks
 from sepprior.training.steps import mixed_precision
 
@@ -94,7 +94,7 @@ class Adversary:
         loss.backward()
         self.optimiser.step()
         if self.config.loss == "wgan":
-            losses.clip_weights(self.critic.parameters(), self.config.weight_clip)
+            losses.clip_weights(weights_in_use(self.critic), self.config.weight_clip)
         return {name: float(part) for name, part in parts.items()}
 
     def _critic_loss(
