@@ -56,8 +56,9 @@ class AdversarialConfig:
         augment_noise: White noise added to training windows, in standard deviations of
             the recording.
         augment_mask: Widest band of frequencies set to zero in a training window, as a
-            share of all.
-        augment_stretch: Largest relative change of the time scale of a training window.
+            share of all; white noise loses half as much of its variance.
+        augment_stretch: Largest relative change of the time scale of a training window,
+            which moves every frequency by as much.
         precision: "bfloat16" computes the networks in mixed precision (penalties stay
             in float32).
         compile: Compile the generator with torch.compile.

@@ -28,7 +28,7 @@ from sepprior.training.adversary import (
     decayed_rate,
     spectral_term,
 )
-from sepprior.training.augment import augmented
+from sepprior.training.augment import augmented, stretch_margin
 from sepprior.training.contract import Task, block_size
 from sepprior.training.labels import Labels, labelled_crops
 from sepprior.training.moments import plane_moments, spectrum_moments, windows_of
@@ -156,6 +156,7 @@ class WaveformTrainer:
             window=self.config.window,
             n=self.config.batch,
             rng=self.rng,
+            margin=stretch_margin(self.config),
         )
         x = augmented((x - self.level) / self.sd, self.config, sd=1.0, rng=self.rng)
         x = self.ranks.rows(x).float().to(self.task.device)
