@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
 
 PENALTY_EPSILON = 1e-12
+POWER_FLOOR = 1e-12
+"""Added to powers in logarithms: of noise of unit variance, or magnitudes from 1e-6."""
 
 
 def wgan_critic_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -71,11 +73,16 @@ def zero_centred_penalty(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tenso
     return 0.5 * gradient.float().flatten(1).square().sum(1).mean()
 
 
-def clip_weights(parameters: Iterable[Tensor], limit: float) -> None:
-    """Put every weight into ``[-limit, limit]`` (Arjovsky et al. 2017, algorithm 1)."""
+def clip_weights(weights: Iterable[tuple[Tensor, float]], limit: float) -> None:
+    """Put every weight into ``[-limit, limit]`` (Arjovsky et al. 2017, algorithm 1).
+
+    Args:
+        weights: parameters, each with the factor it is multiplied by in use.
+        limit: largest magnitude of the product.
+    """
     with torch.no_grad():
-        for parameter in parameters:
-            parameter.clamp_(-limit, limit)
+        for parameter, factor in weights:
+            parameter.clamp_(-limit / factor, limit / factor)
 
 
 def dcgan_critic_loss(real: Tensor, fake: Tensor, *, smoothing: float = 0.0) -> Tensor:
@@ -135,30 +142,35 @@ def periodogram(x: Tensor) -> Tensor:
     return torch.fft.rfft(x, norm="ortho").abs().square()[..., 1:]
 
 
+def plane_power(magnitudes: Tensor) -> Tensor:
+    """``|X|^2`` of spectrograms, a row for each frame, (B, F, T) to (B T, F)."""
+    return magnitudes.square().transpose(1, 2).flatten(0, 1)
+
+
 def spectral_batch_loss(
-    fake: Tensor, log_mean_real: Tensor, log_sd_real: Tensor
+    power: Tensor, log_mean_real: Tensor, log_sd_real: Tensor
 ) -> Tensor:
     """Match of the batch-mean spectrum and of its spread.
 
-    ``mean_f |log mean_B P_G - log E P| + mean_f |sd_B log P_G - sd log P|``. The
-    logarithm of a mean over B draws is biased by only ``-1/(2B)`` nat, and the second
+    ``mean_f |log mean_M P_G - log E P| + mean_f |sd_M log P_G - sd log P|``. The
+    logarithm of a mean over M draws is biased by only ``-1/(2M)`` nat, and the second
     term (1.28 nat, 5.57 dB, for Gaussian noise) keeps the spectrum from freezing.
 
     Args:
-        fake: generated windows (B, N).
-        log_mean_real: log of the mean periodogram of the recordings, (F,), nats.
-        log_sd_real: standard deviation of their log-periodogram, (F,), nats.
+        power: of generated noise, (M, F): the `periodogram` of each window, or the
+            `plane_power` of each frame.
+        log_mean_real: log of the mean power of the recordings, (F,), nats.
+        log_sd_real: standard deviation of their log-power, (F,), nats.
 
     Returns:
         Scalar, nats.
     """
-    power = periodogram(fake)
-    level = (power.mean(0).log() - log_mean_real).abs().mean()
-    spread = (torch.log(power + 1e-12).std(0) - log_sd_real).abs().mean()
+    level = (torch.log(power.mean(0) + POWER_FLOOR) - log_mean_real).abs().mean()
+    spread = (torch.log(power + POWER_FLOOR).std(0) - log_sd_real).abs().mean()
     return level + spread
 
 
-def spectral_per_sample_loss(fake: Tensor, log_mean_real: Tensor) -> Tensor:
+def spectral_per_sample_loss(power: Tensor, log_mean_real: Tensor) -> Tensor:
     """The published form: ``E || log P_G - log E P_real ||_1`` per sample.
 
     It is biased. For Gaussian noise ``E log P = log E P - 0.577`` and the mean absolute
@@ -166,13 +178,13 @@ def spectral_per_sample_loss(fake: Tensor, log_mean_real: Tensor) -> Tensor:
     1.016 and one fixed deterministic spectrum scores zero.
 
     Args:
-        fake: generated windows (B, N).
-        log_mean_real: log of the mean periodogram of the recordings, (F,), nats.
+        power: of generated noise, (M, F), as for `spectral_batch_loss`.
+        log_mean_real: log of the mean power of the recordings, (F,), nats.
 
     Returns:
         Scalar, nats.
     """
-    return (torch.log(periodogram(fake) + 1e-12) - log_mean_real).abs().mean()
+    return (torch.log(power + POWER_FLOOR) - log_mean_real).abs().mean()
 
 
 def amplitude_loss(samples: Tensor, quantiles: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from sepprior.data import (
     data_hash,
     iterate_blocks,
     random_crops,
+    random_placed_crops,
     read_measurements,
     read_recordings,
     series,
@@ -817,6 +818,27 @@ def test_crops_are_uniform_over_all_starts(kind):
     expected = 20000 / len(starts)
     chi_square = float(((counts - expected) ** 2 / expected).sum())
     assert chi_square < len(starts) - 1 + 3.09 * np.sqrt(2 * (len(starts) - 1)) + 4
+
+
+def test_crops_with_a_margin_are_mirrored_at_gaps_and_ends():
+    stretches = [np.arange(*ends) for ends in ((0, 10), (20, 31), (40, 90))]
+    gap = np.full(3, np.nan)
+    values = [np.concatenate([stretches[0], gap, stretches[1]]), stretches[2]]
+    recording = as_recording(values, sample_rate=1.0)
+    options = {"window": 8, "n": 300}
+    crops, segments = random_placed_crops(
+        recording, **options, generator=np.random.default_rng(1), margin=6
+    )
+    assert crops.shape == (300, 20)
+    plain, same = random_placed_crops(
+        recording, **options, generator=np.random.default_rng(1)
+    )
+    assert np.array_equal(crops[:, 6:-6], plain) and np.array_equal(segments, same)
+    for crop in crops:
+        (stretch,) = [s for s in stretches if crop[6] in s]
+        padded = np.pad(stretch, 6, mode="reflect")
+        start = int(crop[6] - stretch[0])
+        np.testing.assert_array_equal(crop, padded[start : start + 20])
 
 
 def test_crops_repeat_with_the_seed():

@@ -1,5 +1,6 @@
 """Networks that make waveforms: sizes, transforms, growth."""
 
+import copy
 import math
 from itertools import pairwise
 
@@ -7,14 +8,22 @@ import numpy as np
 import pytest
 import torch
 
+from sepprior.losses import clip_weights
 from sepprior.nets import (
     GANSynthCritic,
     GANSynthGenerator,
     LSTMGenerator,
     WaveGANCritic,
     WaveGANGenerator,
+    weights_in_use,
 )
-from sepprior.nets.gansynth import GrowthPlan, batch_spread, pixel_norm
+from sepprior.nets.gansynth import (
+    GrowthPlan,
+    ScaledConv,
+    ScaledLinear,
+    batch_spread,
+    pixel_norm,
+)
 from sepprior.nets.phase_plane import PhasePlane
 from sepprior.nets.wavegan import WaveShape, shuffle_phase
 
@@ -232,6 +241,36 @@ def test_a_stage_fades_in_without_a_jump():
     torch.testing.assert_close(made(code), before, rtol=0.02, atol=0.02)
     made.grown.fill_(2.0)
     assert float((made(code) - before).abs().max()) > 0.05
+
+
+def input_gradient(critic, planes):
+    x = planes.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(x).sum(), x)
+    return gradient
+
+
+def test_clipping_knows_the_scale_of_the_weights():
+    """Against the same critic with weights that are not scaled when it runs."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        critic = GANSynthCritic(window=64, width=4)
+    plain = copy.deepcopy(critic)
+    for layer in plain.modules():
+        if isinstance(layer, ScaledConv | ScaledLinear):
+            layer.weight.data.mul_(layer.scale)
+            layer.scale = 1.0
+    planes = normal(8, 2, critic.plan.bins, critic.plan.padded_frames)
+    torch.testing.assert_close(critic(planes), plain(planes))
+    naive = copy.deepcopy(critic)
+    clip_weights(weights_in_use(critic), 0.05)
+    clip_weights(((p, 1.0) for p in plain.parameters()), 0.05)
+    found, expected = (input_gradient(c, planes) for c in (critic, plain))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-12)
+    assert float(expected.abs().max()) > 1e-7
+    # Negative control: weights of unit variance, clipped before they are scaled down.
+    clip_weights(((p, 1.0) for p in naive.parameters()), 0.05)
+    lost = input_gradient(naive, planes).norm() / expected.norm()
+    assert float(lost) < 1e-2
 
 
 def test_pixel_norm_and_batch_spread_by_hand():

@@ -116,6 +116,78 @@ def test_the_penalty_norm_is_float32_and_trains_only_the_critic():
     assert layer.weight.grad is not None
 
 
+@pytest.mark.parametrize("shape", [(2, 2), (2, 1, 2, 1)])
+def test_the_zero_centred_penalty_by_hand(shape):
+    weight = torch.tensor([3.0, 4.0])
+
+    def linear(x):
+        return x.flatten(1) @ weight[:, None] + 7.0
+
+    def square(x):
+        # The gradient is x itself.
+        return 0.5 * x.flatten(1).square().sum(1, keepdim=True)
+
+    x = torch.tensor([[1.0, -2.0], [0.0, 2.0]]).view(shape)
+    assert float(losses.zero_centred_penalty(linear, x).detach()) == (9 + 16) / 2
+    found = float(losses.zero_centred_penalty(square, x).detach())
+    assert found == ((1 + 4) / 2 + 4 / 2) / 2
+    # It trains the critic: the derivative of |w|^2 / 2 is w.
+    weight.requires_grad_()
+    penalty = losses.zero_centred_penalty(linear, x)
+    (gradient,) = torch.autograd.grad(penalty, weight)
+    assert torch.equal(gradient, weight.detach())
+
+
+def test_the_cross_entropies_by_hand():
+    # D is 1/2 and 3/4 on the real samples, 1/4 and 1/2 on the generated ones.
+    real = torch.tensor([[0.0], [math.log(3)]])
+    fake = torch.tensor([[-math.log(3)], [0.0]])
+    on_fake = -(math.log(3 / 4) + math.log(1 / 2)) / 2
+    expected = -(math.log(1 / 2) + math.log(3 / 4)) / 2 + on_fake
+    found = float(losses.dcgan_critic_loss(real, fake))
+    assert found == pytest.approx(expected, rel=1e-6)
+    # One-sided: only the target of the real samples is 0.9 instead of 1.
+    first = -0.9 * math.log(1 / 2) - 0.1 * math.log(1 / 2)
+    second = -0.9 * math.log(3 / 4) - 0.1 * math.log(1 / 4)
+    found = float(losses.dcgan_critic_loss(real, fake, smoothing=0.1))
+    assert found == pytest.approx((first + second) / 2 + on_fake, rel=1e-6)
+    found = float(losses.dcgan_generator_loss(fake))
+    assert found == pytest.approx(-(math.log(1 / 4) + math.log(1 / 2)) / 2, rel=1e-6)
+
+
+def test_the_least_squares_losses_by_hand():
+    real = torch.tensor([[1.0], [4.0]])
+    fake = torch.tensor([[-1.0], [3.0]])
+    # Real samples are to score 1, generated ones 0; the generator wants 1 for its own.
+    expected = (0 + 9) / 4 + (1 + 9) / 4
+    assert float(losses.lsgan_critic_loss(real, fake)) == expected
+    assert float(losses.lsgan_generator_loss(fake)) == (4 + 4) / 4
+
+
+def test_the_relativistic_loss_by_hand():
+    ahead = torch.tensor([[1.0], [math.log(3) - 2.0]])
+    behind = torch.tensor([[1.0], [-2.0]])
+    # Differences of 0 and log 3, pair by pair.
+    expected = (math.log(2) + math.log(1 + 1 / 3)) / 2
+    found = float(losses.relativistic_loss(ahead, behind))
+    assert found == pytest.approx(expected, rel=1e-6)
+    reverse = (math.log(2) + math.log(1 + 3)) / 2
+    found = float(losses.relativistic_loss(behind, ahead))
+    assert found == pytest.approx(reverse, rel=1e-6)
+
+
+def test_the_label_loss_by_hand():
+    # Probabilities 1/4, 3/4 and 2/3, 1/3; the true labels are the second, the first.
+    logits = torch.tensor([[0.0, math.log(3)], [5.0 + math.log(2), 5.0]])
+    onehot = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    expected = -(math.log(3 / 4) + math.log(2 / 3)) / 2
+    found = float(losses.label_loss(logits, onehot))
+    assert found == pytest.approx(expected, rel=1e-6)
+    expected = -(math.log(1 / 4) + math.log(1 / 3)) / 2
+    found = float(losses.label_loss(logits, onehot.flip(1)))
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
 # --- spectra --------------------------------------------------------------------------
 
 
@@ -139,6 +211,14 @@ def coloured(n_draws, n, seed):
     )
 
 
+def batch_loss(x, log_mean, log_sd):
+    return losses.spectral_batch_loss(losses.periodogram(x), log_mean, log_sd)
+
+
+def per_sample_loss(x, log_mean):
+    return losses.spectral_per_sample_loss(losses.periodogram(x), log_mean)
+
+
 @pytest.mark.statistical
 def test_the_batch_spectrum_is_biased_by_half_a_nat_over_the_batch():
     """256 batches, 150 bins: standard error 0.0006 nat; the band is 4 sigma."""
@@ -158,13 +238,13 @@ def test_the_batch_loss_vanishes_for_the_right_noise_and_only_for_it():
     """B = 4096: both terms have a mean of sqrt(2 / pi / B) (1 + 1.05) < 0.03 nat."""
     x, log_mean = coloured(4096, 301, seed=6)
     log_sd = torch.full_like(log_mean, LOG_SD)
-    right = float(losses.spectral_batch_loss(x, log_mean, log_sd))
+    right = float(batch_loss(x, log_mean, log_sd))
     assert right < 0.04
     # Twice the power, and a spectrum without randomness, score what they should.
-    louder = float(losses.spectral_batch_loss(math.sqrt(2) * x, log_mean, log_sd))
+    louder = float(batch_loss(math.sqrt(2) * x, log_mean, log_sd))
     assert louder == pytest.approx(math.log(2) + right, abs=0.04)
     frozen = deterministic(log_mean, 301).expand(64, -1)
-    assert float(losses.spectral_batch_loss(frozen, log_mean, log_sd)) == pytest.approx(
+    assert float(batch_loss(frozen, log_mean, log_sd)) == pytest.approx(
         LOG_SD, abs=1e-6
     )
 
@@ -181,10 +261,31 @@ def test_the_published_loss_rewards_removing_the_randomness():
     exact, _ = quad(lambda p: abs(math.log(p)) * math.exp(-p), 0, 50, points=[1.0])
     assert exact == pytest.approx(EULER + 2 * exp1(1.0), abs=1e-6)
     assert exact == pytest.approx(1.016, abs=5e-4)
-    real = float(losses.spectral_per_sample_loss(x, log_mean))
+    real = float(per_sample_loss(x, log_mean))
     assert real == pytest.approx(exact, abs=0.01)
-    fixed = losses.spectral_per_sample_loss(deterministic(log_mean, 301), log_mean)
+    fixed = per_sample_loss(deterministic(log_mean, 301), log_mean)
     assert float(fixed) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_spectral_losses_of_planes_by_hand():
+    # Two samples, two frequencies, two frames. Log powers of the first frequency are
+    # 0 and 2, and 2 and 4; the second has the power 9 throughout.
+    first = torch.tensor([[0.0, 1.0], [1.0, 2.0]]).exp()
+    planes = torch.stack([first, torch.full_like(first, 3.0)], 1)
+    power = losses.plane_power(planes)
+    assert power.shape == (4, 2) and (power[:, 1] == 9).all()
+    mean = (1 + 2 * math.exp(2) + math.exp(4)) / 4
+    level = (math.log(mean) + (2 * math.log(3) - 1)) / 2
+    # Squared deviations of 4, 0, 0, 4 from the mean 2, over one less than four.
+    spread = (math.sqrt(8 / 3) - 1 + 0.5) / 2
+    found = losses.spectral_batch_loss(
+        power, torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.5])
+    )
+    assert float(found) == pytest.approx(level + spread, rel=1e-6)
+    # From the level 1: 1, 1, 1 and 3.
+    expected = ((1 + 1 + 1 + 3) / 4 + 2 * math.log(3)) / 2
+    found = losses.spectral_per_sample_loss(power, torch.tensor([1.0, 0.0]))
+    assert float(found) == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_amplitude_loss_by_hand():
@@ -209,17 +310,19 @@ def test_the_amplitude_loss_tells_distributions_of_one_variance_apart():
     assert float(losses.amplitude_loss(laplace, normal)) > 0.15
 
 
-def test_spectral_losses_pass_gradients_even_from_silence():
-    _, log_mean = coloured(1, 301, seed=8)
+@pytest.mark.parametrize("loudness", [0.0, 1e-6, 1.0])
+def test_spectral_losses_and_their_gradients_are_finite_even_in_silence(loudness):
+    log_mean = coloured(1, 301, seed=8)[1].float()
     log_sd = torch.full_like(log_mean, LOG_SD)
-    x = random(8, 301).requires_grad_()
+    x = (loudness * random(8, 301)).float().requires_grad_()
     for loss in (
-        losses.spectral_batch_loss(x, log_mean, log_sd),
-        losses.spectral_per_sample_loss(x, log_mean),
+        batch_loss(x, log_mean, log_sd),
+        per_sample_loss(x, log_mean),
     ):
         (gradient,) = torch.autograd.grad(loss, x)
-        assert torch.isfinite(gradient).all()
-        assert float(gradient.abs().max()) > 0
+        assert torch.isfinite(loss) and torch.isfinite(gradient).all()
+        # Power has no slope at zero; next to it, it has.
+        assert (float(gradient.abs().max()) > 0) == (loudness > 0)
 
 
 # --- likelihood -----------------------------------------------------------------------

@@ -199,7 +199,6 @@ def test_training_learns_the_mean_spectrum(folder):
         ({"channels": "complex"}, "channels"),
         ({"augment_noise": 0.1}, "augment_noise"),
         ({"keep": "best"}, "keep"),
-        ({"spectral": "per-sample"}, "batch-mean"),
     ],
 )
 def test_settings_without_a_meaning_are_refused(folder, setting, message):
@@ -208,6 +207,38 @@ def test_settings_without_a_meaning_are_refused(folder, setting, message):
     data = read_spectrograms([folder])
     with pytest.raises(SeppriorError, match=message):
         train_spectrograms(data, replace(TINY, **setting), device="cpu")
+
+
+def test_the_spectral_term_is_that_of_the_frames(folder):
+    """Of Rayleigh magnitudes: powers with a mean of 2 scale^2, sd of logs 1.28 nat."""
+    from dataclasses import replace
+
+    data = read_spectrograms([folder])
+    trainer = SpectrogramTrainer(data, TINY, torch.device("cpu"))
+    frames = (noise(40)[:36] ** 2).transpose(0, 2, 1).reshape(-1, SIZE)
+    mean, sd = np.log(frames.mean(0)), np.log(frames).std(0)
+    np.testing.assert_allclose(trainer.log_mean_power, mean, atol=1e-4)
+    np.testing.assert_allclose(trainer.log_sd_power, sd, rtol=1e-4)
+    assert float(trainer.log_sd_power.mean()) == pytest.approx(1.28, abs=0.1)
+    for form in ("batch-mean", "per-sample", "none"):
+        config = replace(TINY, spectral=form)
+        trainer = SpectrogramTrainer(data, config, torch.device("cpu"))
+        record = trainer.advance()
+        assert np.isfinite(list(record.values())).all()
+        assert ("spectral_loss" in record) == (form != "none")
+
+
+def test_a_frequency_without_power_is_learned(folder):
+    """Spectrograms without their mean have none at frequency zero."""
+    for path in folder.iterdir():
+        values = read_spectrogram(path)
+        values[0] = 0.0
+        write_spectrogram(path, values)
+    data = read_spectrograms([folder])
+    trainer = SpectrogramTrainer(data, TINY, torch.device("cpu"))
+    record = [trainer.advance() for _ in range(2)][-1]
+    assert np.isfinite(list(record.values())).all()
+    assert all(p.isfinite().all() for p in trainer.generator.parameters())
 
 
 def test_from_folder_to_folder_on_the_command_line(folder, tmp_path, monkeypatch):

@@ -39,7 +39,8 @@ class AdversarialConfig:
         critic_steps: Critic steps per generator step.
         gradient_penalty: Weight of the gradient penalties of "wgan-gp" and
             "rpgan-r1r2".
-        weight_clip: Largest weight of a "wgan" critic.
+        weight_clip: Largest weight of a "wgan" critic, where its layers scale weights
+            after the scaling.
         label_smoothing: What "dcgan" takes off the critic's target for real noise.
         learning_rate: Step size of Adam, for generator and critic.
         critic_rate_ratio: Step size of the critic over the generator's.
@@ -48,15 +49,16 @@ class AdversarialConfig:
         betas: Adam's decay rates of the first and second moment.
         ema: Decay per step of the generator's running average, used after training.
         spectral: Spectral term of the generator: "batch-mean" compares the logarithm of
-            the batch-mean spectrum, "per-sample" is the published form (biased),
-            "none" leaves it out.
+            the batch-mean spectrum and the scatter of single spectra, "per-sample" is
+            the published form (biased), "none" leaves it out.
         spectral_weight: Weight of the spectral term.
         augment_shift: Roll training windows by a random number of samples.
         augment_noise: White noise added to training windows, in standard deviations of
             the recording.
         augment_mask: Widest band of frequencies set to zero in a training window, as a
-            share of all.
-        augment_stretch: Largest relative change of the time scale of a training window.
+            share of all; white noise loses half as much of its variance.
+        augment_stretch: Largest relative change of the time scale of a training window,
+            which moves every frequency by as much.
         precision: "bfloat16" computes the networks in mixed precision (penalties stay
             in float32).
         compile: Compile the generator with torch.compile.

@@ -56,8 +56,13 @@ def random_placed_crops(
     window: int,
     n: int,
     generator: torch.Generator | np.random.Generator,
+    margin: int = 0,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """As `random_crops`, with the number of the segment each window lies in, (n,)."""
+    """As `random_crops`, with the number of the segment each window lies in, (n,).
+
+    With a `margin` the windows come with as many samples before and after them, shape
+    (n, window + 2 margin); beyond a gap or an end of the segment, the mirror image.
+    """
     starts = _starts_or_error(recording, window)
     if isinstance(generator, np.random.Generator):
         drawn = generator.integers(starts.total, size=n)
@@ -71,7 +76,18 @@ def random_placed_crops(
     spans = np.searchsorted(starts.ends, drawn, side="right")
     offsets = drawn - (starts.ends[spans] - starts.counts[spans])
     segments, firsts = starts.segment[spans], starts.first[spans] + offsets
-    return _cut(recording, segments, firsts, window), segments
+    if not margin:
+        return _cut(recording, segments, firsts, window), segments
+    begins = starts.first[spans]
+    ends = begins + starts.counts[spans] + window - 1
+    wide = np.empty((n, window + 2 * margin))
+    places = zip(segments, firsts - margin, begins, ends, strict=True)
+    for row, (number, first, begin, end) in enumerate(places):
+        left, right = max(first, begin), min(first + wide.shape[1], end)
+        inside = recording.segments[number].values[left:right]
+        missing = (left - first, first + wide.shape[1] - right)
+        wide[row] = np.pad(inside, missing, mode="reflect")
+    return wide, segments
 
 
 def consecutive_windows(

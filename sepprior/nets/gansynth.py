@@ -8,6 +8,7 @@ sees how much a batch varies; weights are scaled at run time (equalised learning
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -105,6 +106,14 @@ class ScaledLinear(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """(B, inputs) to (B, outputs)."""
         return functional.linear(h, self.weight * self.scale, self.bias)
+
+
+def weights_in_use(network: nn.Module) -> Iterator[tuple[Tensor, float]]:
+    """All parameters of a network, each with the factor that its layer scales it by."""
+    for module in network.modules():
+        scale = module.scale if isinstance(module, ScaledConv | ScaledLinear) else 1.0
+        for name, parameter in module.named_parameters(recurse=False):
+            yield parameter, scale if name == "weight" else 1.0
 
 
 def pixel_norm(h: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sepprior import losses
 from sepprior.config import AdversarialConfig
-from sepprior.nets import WaveGANCritic
+from sepprior.nets import WaveGANCritic, weights_in_use
 from sepprior.training.parallel import Ranks
 from sepprior.training.steps import mixed_precision
 
@@ -94,7 +94,7 @@ class Adversary:
         loss.backward()
         self.optimiser.step()
         if self.config.loss == "wgan":
-            losses.clip_weights(self.critic.parameters(), self.config.weight_clip)
+            losses.clip_weights(weights_in_use(self.critic), self.config.weight_clip)
         return {name: float(part) for name, part in parts.items()}
 
     def _critic_loss(
@@ -167,18 +167,26 @@ class Adversary:
 
 def spectral_term(
     config: AdversarialConfig,
-    fake: Tensor,
+    power: Tensor,
     log_mean_power: Tensor,
     log_sd_power: Tensor,
     ranks: Ranks,
 ) -> Tensor | None:
-    """The spectral loss of generated windows (B, N), None where the recipe has none."""
+    """The spectral loss of generated noise, None where the recipe has none.
+
+    Args:
+        config: the recipe.
+        power: a row for each window or frame, (M, F).
+        log_mean_power: of the recording, (F,), nats.
+        log_sd_power: standard deviation of the recording's log-power, (F,), nats.
+        ranks: this process among those of the training.
+    """
     match config.spectral:
         case "batch-mean":
-            joint = ranks.joint(fake)
+            joint = ranks.joint(power)
             return losses.spectral_batch_loss(joint, log_mean_power, log_sd_power)
         case "per-sample":
-            return losses.spectral_per_sample_loss(fake, log_mean_power)
+            return losses.spectral_per_sample_loss(power, log_mean_power)
         case _:
             return None
 

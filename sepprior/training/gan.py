@@ -224,8 +224,9 @@ class SpecGANTrainer:
 
         loss = self.adversary.generator_loss(self.prior.planes(fake), real, onehot)
         parts = {"generator_loss": loss.detach()}
+        power = losses.periodogram(fake)
         spectral = spectral_term(
-            config, fake, model.log_mean_power, model.log_sd_power, model.ranks
+            config, power, model.log_mean_power, model.log_sd_power, model.ranks
         )
         if spectral is not None:
             loss = loss + config.spectral_weight * spectral

@@ -64,7 +64,13 @@ def labelled_crops(
     window: int,
     n: int,
     rng: torch.Generator,
+    margin: int = 0,
 ) -> tuple[Tensor, Tensor | None]:
-    """Random windows (n, N), float64, and their labels (n, L) or None."""
-    crops, segments = random_placed_crops(recording, window=window, n=n, generator=rng)
+    """Random windows (n, N), float64, and their labels (n, L) or None.
+
+    With a `margin` of so many samples on either side, (n, N + 2 margin).
+    """
+    crops, segments = random_placed_crops(
+        recording, window=window, n=n, generator=rng, margin=margin
+    )
     return torch.from_numpy(crops), labels.onehot(recording, segments)

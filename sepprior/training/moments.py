@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -98,9 +98,19 @@ def spectrum_moments(windows: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
     Args:
         windows: batches (n, N).
     """
+    return power_moments(losses.periodogram(batch) for batch in windows)
+
+
+def power_moments(powers: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Log of the mean power and deviation of its logarithm, each (F,), nats.
+
+    Args:
+        powers: batches (n, F).
+    """
     power, log_power = RunningMoments(), RunningMoments()
-    for batch in windows:
-        p = losses.periodogram(batch).double()
+    for batch in powers:
+        p = batch.double()
         power.add(p)
-        log_power.add(torch.log(p + 1e-12))
-    return power.mean.log().float(), log_power.sd.float()
+        log_power.add(torch.log(p + losses.POWER_FLOOR))
+    log_mean = torch.log(power.mean + losses.POWER_FLOOR)
+    return log_mean.float(), log_power.sd.float()

@@ -15,7 +15,7 @@ from sepprior.data import Recording
 from sepprior.priors import PlaneStatistics
 from sepprior.priors.specgan import crop_plane, log_magnitude
 from sepprior.stationary import expected_periodogram
-from sepprior.training.augment import augmented
+from sepprior.training.augment import augmented, stretch_margin
 from sepprior.training.labels import Labels, labelled_crops
 from sepprior.training.moments import (
     RunningMoments,
@@ -129,7 +129,12 @@ class NoiseModel:
 
     def _crops(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
         x, onehot = labelled_crops(
-            self.recording, self.labels, window=self.config.window, n=n, rng=rng
+            self.recording,
+            self.labels,
+            window=self.config.window,
+            n=n,
+            rng=rng,
+            margin=stretch_margin(self.config),
         )
         x = augmented(x - self.level, self.config, sd=self.sd, rng=rng) + self.level
         return x, onehot

@@ -1,9 +1,8 @@
 """Training of the magnitude SpecGAN on spectrograms instead of recordings.
 
 The published method (Donahue et al. 2019): log-magnitudes normalised per frequency,
-clipped at three standard deviations, and an adversarial loss. Where the recipe asks for
-the batch-mean spectral term, it compares the mean power per frequency of the batch,
-over samples and frames, with the recorded one.
+clipped at three standard deviations, and an adversarial loss. The spectral term of the
+recipe compares the power per frequency, over samples and frames, with the recorded one.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ from sepprior.nets import Critic, Generator, PlaneShape
 from sepprior.priors import LatentSpace
 from sepprior.priors.specgan import MAGNITUDE_FLOOR
 from sepprior.priors.spectrogram import SpectrogramGAN, magnitudes, planes_of
-from sepprior.training.adversary import Adversary, decayed_rate
-from sepprior.training.moments import plane_moments
+from sepprior.training.adversary import Adversary, decayed_rate, spectral_term
+from sepprior.training.moments import plane_moments, power_moments
 from sepprior.training.parallel import Ranks
 from sepprior.training.state import check_continued, pack, resume_path, unpack
 from sepprior.training.steps import check_finite, follow, mixed_precision, set_rate
@@ -56,6 +55,7 @@ class SpectrogramTrainer:
     ) -> None:
         self.data, self.config, self.device = data, config, device
         self.rng = torch.Generator().manual_seed(config.seed)
+        self.ranks = Ranks()
         self.step = 0
         self.space = LatentSpace(config.latent, config.latent_distribution == "uniform")
         held = round(config.validation_fraction * len(data))
@@ -69,7 +69,11 @@ class SpectrogramTrainer:
             torch.log(x + MAGNITUDE_FLOOR) for x in chunks(0, self.training)
         )
         self.log_mean, self.log_sd = mean.to(device), sd.to(device)
-        self.power = _mean_power(chunks(0, self.training))
+        powers = map(losses.plane_power, chunks(0, self.training))
+        log_mean, log_sd = power_moments(powers)
+        self.power = log_mean.exp()
+        self.log_mean_power = log_mean.to(device)
+        self.log_sd_power = log_sd.to(device)
         self.floor_db: float | None = None
         if self.training < len(data):
             unseen = _mean_power(chunks(self.training, len(data)))
@@ -95,7 +99,7 @@ class SpectrogramTrainer:
         self.optimiser = torch.optim.Adam(self.generator.parameters(), **rates)
         self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), **rates)
         self.adversary = Adversary(
-            self.critic, self.critic_optimiser, config, rng=self.rng, ranks=Ranks()
+            self.critic, self.critic_optimiser, config, rng=self.rng, ranks=self.ranks
         )
 
     def _real(self) -> Tensor:
@@ -127,10 +131,11 @@ class SpectrogramTrainer:
         fake = self._fake()
         loss = self.adversary.generator_loss(fake, self._real, None)
         record["generator_loss"] = float(loss.detach())
-        if config.spectral == "batch-mean":
-            power = _mean_power([magnitudes(fake, self.log_mean, self.log_sd)])
-            target = self.power.to(power)
-            spectral = (power.log() - target.log()).abs().mean()
+        power = losses.plane_power(magnitudes(fake, self.log_mean, self.log_sd))
+        spectral = spectral_term(
+            config, power, self.log_mean_power, self.log_sd_power, self.ranks
+        )
+        if spectral is not None:
             loss = loss + config.spectral_weight * spectral
             record["spectral_loss"] = float(spectral.detach())
         self.optimiser.zero_grad(set_to_none=True)
@@ -178,11 +183,7 @@ class SpectrogramTrainer:
 
 def _mean_power(batches: Iterable[Tensor]) -> Tensor:
     """Mean of ``|X|^2`` per frequency over batches (n, F, F) and frames, (F,)."""
-    total, count = torch.zeros(()), 0
-    for values in batches:
-        total = total + values.square().mean(-1).sum(0)
-        count += len(values)
-    return (total / count).clamp_min(MAGNITUDE_FLOOR**2)
+    return power_moments(map(losses.plane_power, batches))[0].exp()
 
 
 def train_spectrograms(
@@ -277,11 +278,6 @@ def _check(config: SpecGANConfig) -> None:
             raise SeppriorError(
                 f"{name} is not available for spectrograms: leave it out of the recipe"
             )
-    if config.spectral == "per-sample":
-        raise SeppriorError(
-            "spectral 'per-sample' is not available for spectrograms: give "
-            "'batch-mean' or 'none'"
-        )
 
 
 Snapshot = tuple[SpectrogramGAN, dict[str, Tensor], dict[str, Any]]

@@ -29,7 +29,7 @@ from sepprior.training.adversary import (
     decayed_rate,
     spectral_term,
 )
-from sepprior.training.augment import augmented
+from sepprior.training.augment import augmented, stretch_margin
 from sepprior.training.contract import Task, block_size
 from sepprior.training.labels import Labels, labelled_crops, labelled_part
 from sepprior.training.moments import plane_moments, spectrum_moments, windows_of
@@ -157,6 +157,7 @@ class WaveformTrainer:
             window=self.config.window,
             n=self.config.batch,
             rng=self.rng,
+            margin=stretch_margin(self.config),
         )
         x = augmented((x - self.level) / self.sd, self.config, sd=1.0, rng=self.rng)
         x = self.ranks.rows(x).float().to(self.task.device)
@@ -221,8 +222,9 @@ class WaveformTrainer:
             fake, lambda: self.generator.view(real), onehot
         )
         parts = {"generator_loss": loss.detach()}
+        power = losses.periodogram(waveform)
         spectral = spectral_term(
-            self.config, waveform, self.log_mean_power, self.log_sd_power, self.ranks
+            self.config, power, self.log_mean_power, self.log_sd_power, self.ranks
         )
         if spectral is not None:
             loss = loss + self.config.spectral_weight * spectral
