@@ -248,7 +248,7 @@ def heldout_nll(nll: np.ndarray, gaussian: np.ndarray) -> Measure:
         floor=0.0,
         limit=NLL_TOLERANCE + _SIGMAS * stderr,
         stderr=stderr,
-        meaning="held-out noise is less likely than under Gaussian noise of the same "
+        meaning="real noise is less likely than under Gaussian noise of the same "
         "autocovariance: the noise has changed since training, or it takes more steps; "
         "or use the gaussian prior",
     )

@@ -391,7 +391,7 @@ def test_results_as_json_report_and_picture(tmp_path):
     assert {"error", "floor", "limit", "within"} <= set(read["measures"]["psd"])
     report = found.report()
     assert all(m.title in report for m in found.measures.values())
-    assert "30 held-out windows of 128 samples" in report
+    assert "30 real windows of 128 samples" in report
     found.plot(tmp_path / "card.png")
     assert (tmp_path / "card.png").stat().st_size > 10_000
 
