@@ -25,7 +25,7 @@ class Measure:
     Attributes:
         title: name with units, for people.
         error: how far generated is from real noise.
-        floor: the same for real against real noise.
+        floor: the same for real against real noise, of half as many windows.
         limit: the largest error that still counts as the same.
         meaning: what a larger error says about the prior.
         generated: the quantity in generated noise; None for a pure distance.

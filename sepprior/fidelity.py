@@ -3,10 +3,13 @@
 Every measure stands beside a floor: what the same measure says of real noise against
 real noise. The real windows are cut into contiguous blocks and the blocks dealt into
 two halves, in several ways; the floor is the median over these of real half against
-real half, and the error the median of real half against as many generated windows, so
-both carry the same sampling error. That samples look right does not show that a density
-was learned: therefore the likelihood of real noise, against that of stationary Gaussian
-noise, stands with them.
+real half. A distance (of spectra, autocorrelations or amplitudes) is positive by chance
+alone: its error is the median of real half against as many generated windows, so that
+both carry the same sampling error. The error of anything else is taken from all
+windows, and its floor, from half as many, scatters more: by a factor of sqrt(2) where
+that goes with one over the root of their number. That samples look right does not show
+that a density was learned: therefore the likelihood of real noise, against that of
+stationary Gaussian noise, stands with them.
 """
 
 from __future__ import annotations
