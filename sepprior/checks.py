@@ -1,7 +1,8 @@
 """Verdicts on generated noise: each measure with its floor, its limit and its meaning.
 
-A limit is the tolerance below, plus what real noise shows against real noise. The
-tolerances say how much of a difference a separation would not notice.
+A limit is the tolerance below, plus what chance may add: standard errors of the error,
+of distances the floor as well. The tolerances say how much of a difference a separation
+would not notice.
 """
 
 from __future__ import annotations
@@ -138,7 +139,11 @@ def speckle(pair: Comparison) -> dict[str, Measure]:
 
 
 def hop_variance(pair: Comparison, *, hops: Sequence[int]) -> Measure:
-    """Modulation of the variance with the position modulo a hop, at the worst hop."""
+    """Modulation of the variance with the position modulo a hop, at the worst hop.
+
+    The error is the ratio of the generated to the real modulation, of all windows; the
+    floor the median ratio (1 or more) of two real halves at the same hop.
+    """
     real, generated = pair.real - pair.level, pair.generated - pair.level
     found = []
     for hop in hops:
@@ -173,7 +178,12 @@ def hop_variance(pair: Comparison, *, hops: Sequence[int]) -> Measure:
 
 
 def classifier(pair: Comparison) -> Measure:
-    """Held-out accuracy of a classifier that learns to tell the two apart."""
+    """Held-out accuracy of a classifier that learns to tell the two apart.
+
+    The floor is that of one pair of real halves. It has learned from half as many
+    windows, and may see less, but would come to 0.5 with any number unless the noise
+    drifts; where it lies above that by three standard errors, the limit starts from it.
+    """
     real, generated = pair.features
     test = two_sample.classifier_two_sample(real, generated)
     first, second = pair.splits[0]
@@ -192,7 +202,13 @@ def classifier(pair: Comparison) -> Measure:
 
 
 def density_coverage(pair: Comparison) -> dict[str, Measure]:
-    """Whether generated windows are plausible, and whether they are of every kind."""
+    """Whether generated windows are plausible, and whether they are of every kind.
+
+    Generated and real values are both of halves, averaged over the two ways to take
+    them and of these the median over the splits. The floor is the median difference of
+    the two ways with real halves: the scatter of a single value, about twice that of
+    the error.
+    """
     real, generated = two_sample.principal_components(*pair.features)
     own, reference, scatter = [], [], []
     for a, b in pair.splits:
@@ -248,7 +264,7 @@ def heldout_nll(nll: np.ndarray, gaussian: np.ndarray) -> Measure:
         floor=0.0,
         limit=NLL_TOLERANCE + _SIGMAS * stderr,
         stderr=stderr,
-        meaning="held-out noise is less likely than under Gaussian noise of the same "
+        meaning="real noise is less likely than under Gaussian noise of the same "
         "autocovariance: the noise has changed since training, or it takes more steps; "
         "or use the gaussian prior",
     )
@@ -288,8 +304,10 @@ def _statistics(
 ) -> dict[str, Measure]:
     """Measures of several statistics that one function returns.
 
-    The floor is the median over the splits of the difference between two real halves;
-    the standard error is that of the difference of real and generated.
+    The error is the difference between all real and all generated items, the standard
+    error that of this difference. The floor is the median over the splits of the
+    difference between two real halves, and as these are half as large it scatters more;
+    no limit depends on it.
 
     Args:
         pair: for its splits.

@@ -14,6 +14,8 @@ from sepprior.measures import jackknife_stderr
 
 _BLOCKS = 8  # contiguous blocks of real windows that are dealt into halves
 _SPLITS = 5
+_EXAMPLES = 3  # waveforms kept for the picture
+_HISTOGRAM_BINS = 101
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Measure:
     Attributes:
         title: name with units, for people.
         error: how far generated is from real noise.
-        floor: the same for real against real noise.
+        floor: the same for real against real noise, of half as many windows.
         limit: the largest error that still counts as the same.
         meaning: what a larger error says about the prior.
         generated: the quantity in generated noise; None for a pure distance.
@@ -142,3 +144,35 @@ class Comparison:
             jackknife_stderr(lambda x: of(real, x), generated, blocks=_BLOCKS),
         )
         return float(np.median(errors)), float(np.median(floors)), stderr
+
+
+def curves(pair: Comparison) -> dict[str, np.ndarray]:
+    """Arrays that a figure of the comparison shows, by name."""
+    n_samples = pair.real.shape[1]
+    halves = [pair.real_spectra[half].mean(0) for half in pair.splits[0]]
+    tiny = np.finfo(float).tiny
+    low, high = np.quantile(pair.real, [0.0, 1.0])
+    spread = high - low
+    edges = np.linspace(low - 0.1 * spread, high + 0.1 * spread, _HISTOGRAM_BINS)
+    real_acf, generated_acf = (
+        measures.autocorrelation(c)
+        for c in (pair.real_covariances, pair.generated_covariances)
+    )
+    chosen = np.linspace(0, len(pair.real) - 1, _EXAMPLES).astype(int)
+    return {
+        "frequency": np.fft.rfftfreq(n_samples, 1 / pair.sample_rate),
+        "psd_real": pair.real_spectra.mean(0),
+        "psd_generated": pair.generated_spectra.mean(0),
+        "psd_floor_ratio": np.maximum(halves[1], tiny) / np.maximum(halves[0], tiny),
+        "lag": np.arange(len(real_acf)) / pair.sample_rate,
+        "autocorrelation_real": real_acf,
+        "autocorrelation_generated": generated_acf,
+        "amplitude": 0.5 * (edges[1:] + edges[:-1]),
+        "amplitude_density_real": np.histogram(pair.real, edges, density=True)[0],
+        "amplitude_density_generated": np.histogram(
+            pair.generated, edges, density=True
+        )[0],
+        "time": np.arange(n_samples) / pair.sample_rate,
+        "examples_real": pair.real[chosen],
+        "examples_generated": pair.generated[chosen],
+    }

@@ -3,10 +3,13 @@
 Every measure stands beside a floor: what the same measure says of real noise against
 real noise. The real windows are cut into contiguous blocks and the blocks dealt into
 two halves, in several ways; the floor is the median over these of real half against
-real half, and the error the median of real half against as many generated windows, so
-both carry the same sampling error. That samples look right does not show that a density
-was learned: therefore the held-out likelihood of real noise, against that of stationary
-Gaussian noise, stands with them.
+real half. A distance (of spectra, autocorrelations or amplitudes) is positive by chance
+alone: its error is the median of real half against as many generated windows, so that
+both carry the same sampling error. The error of anything else is taken from all
+windows, and its floor, from half as many, scatters more: by a factor of sqrt(2) where
+that goes with one over the root of their number. That samples look right does not show
+that a density was learned: therefore the likelihood of real noise, against that of
+stationary Gaussian noise, stands with them.
 """
 
 from __future__ import annotations
@@ -19,20 +22,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from sepprior import checks, measures
-from sepprior.comparison import Comparison, Measure
+from sepprior.comparison import Comparison, Measure, curves
 from sepprior.errors import SeppriorError
 from sepprior.formatting import format_table
+from sepprior.real_noise import MIN_WINDOWS, ORIGINS, Origin
 
 if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
-MIN_WINDOWS = 20
-
 _CHUNK = 2**20  # samples drawn or scored at a time
-_EXAMPLES = 3  # waveforms kept for the picture
-_HISTOGRAM_BINS = 101
 _CLOSEST = "diffusion"  # model that draws noise far from Gaussian most closely
+_FLATTERED = "It has learned from most of these windows: it may do worse on others."
 _INFORMATION_POINTS = 256
 
 
@@ -75,7 +76,7 @@ class Fidelity:
         window: samples N.
         sample_rate: Hz.
         measures: comparisons by name.
-        nll: held-out negative log-likelihood of real noise, nats per sample.
+        nll: negative log-likelihood of the real windows, nats per sample.
         nll_gaussian: the same for stationary Gaussian noise with the autocovariance
             of the training noise.
         nll_gain: `nll_gaussian - nll`; positive where the prior knows more.
@@ -83,6 +84,7 @@ class Fidelity:
         curves: arrays for the figure.
         step: of the converter that the real noise was recorded with, data units; None
             where it shows none. Generated noise is compared rounded to it.
+        origin: where the real windows are from.
     """
 
     prior_name: str
@@ -96,6 +98,7 @@ class Fidelity:
     nll_gain_stderr: float
     curves: dict[str, np.ndarray]
     step: float | None = None
+    origin: Origin = "given"
 
     @property
     def faithful(self) -> bool:
@@ -104,7 +107,7 @@ class Fidelity:
 
     @property
     def verdict(self) -> str:
-        """Two sentences: can it be told from real noise, and is it any use."""
+        """Can it be told from real noise, is it any use, and does that flatter it."""
         broken = self._broken()
         if not broken:
             samples = "Generated noise was not told apart from real noise."
@@ -114,12 +117,19 @@ class Fidelity:
         gain, error = self.nll_gain, self.nll_gain_stderr
         amount = f"{abs(gain):.2g} +/- {error:.1g} nats per sample"
         if gain > max(2 * error, 1e-3):
-            density = f"It explains held-out noise better than GLS does, by {amount}."
+            density = f"It explains real noise better than GLS does, by {amount}."
         elif gain >= -checks.NLL_TOLERANCE:
-            density = "It explains held-out noise as well as GLS does: expect a tie."
+            density = "It explains real noise as well as GLS does: expect a tie."
         else:
-            density = f"It explains held-out noise worse than GLS does, by {amount}."
-        return f"{samples} {density}"
+            density = f"It explains real noise worse than GLS does, by {amount}."
+        if self.origin != "trained_on":
+            return f"{samples} {density}"
+        return f"{samples} {density} {_FLATTERED}"
+
+    @property
+    def real_windows(self) -> str:
+        """What the real windows are, in two words."""
+        return "held-out windows" if self.origin == "held_out" else "real windows"
 
     def report(self) -> str:
         """Table of all measures, the likelihoods, and the verdict in words."""
@@ -130,12 +140,13 @@ class Fidelity:
             numbers = [_text(m.error), _text(m.floor), _text(m.limit)]
             rows.append([m.title, *own, *numbers, "ok" if m.within else "DIFFERENT"])
         lines = [
-            f"{self.n_windows} held-out windows of {self.window} samples against as "
+            f"{self.n_windows} {self.real_windows} of {self.window} samples against as "
             f"many from the {self.prior_name} prior",
+            *([ORIGINS[self.origin]] if ORIGINS[self.origin] else []),
             "",
             format_table(rows),
             "",
-            f"held-out noise, nats per sample: prior {self.nll:.4f}, "
+            f"real noise, nats per sample: prior {self.nll:.4f}, "
             f"Gaussian {self.nll_gaussian:.4f}, "
             f"gain {round(self.nll_gain, 4) + 0.0:+.4f} +/- {self.nll_gain_stderr:.4f}",
             *self._information_lines(),
@@ -185,6 +196,7 @@ class Fidelity:
         return {
             "prior": self.prior_name,
             "n_windows": self.n_windows,
+            "real_windows": self.origin,
             "window": self.window,
             "sample_rate": self.sample_rate,
             "quantisation_step": self.step,
@@ -229,14 +241,19 @@ class Fidelity:
 
 
 def inspect_prior(
-    prior: InspectablePrior, windows: np.ndarray, *, seed: int = 0
+    prior: InspectablePrior,
+    windows: np.ndarray,
+    *,
+    origin: Origin = "given",
+    seed: int = 0,
 ) -> Fidelity:
-    """Compare noise generated by a prior with held-out real noise.
+    """Compare noise generated by a prior with real noise.
 
     Args:
         prior: a frozen noise prior.
-        windows: (n, N) real noise in data units that the prior was not trained on, in
-            the order of the recording; n at least 20, N the prior's window.
+        windows: (n, N) real noise in data units, best what the prior was not trained
+            on, in the order of the recording; n at least 20, N the prior's window.
+        origin: where the windows are from, for the report (see `judging_windows`).
         seed: of the generated noise.
 
     Raises:
@@ -275,8 +292,9 @@ def inspect_prior(
         nll_gaussian=float(gaussian.mean()),
         nll_gain=float(gain.mean()),
         nll_gain_stderr=float(gain.std(ddof=1)) / math.sqrt(len(real)),
-        curves=_curves(pair) | _information(prior),
+        curves=curves(pair) | _information(prior),
         step=None if grid is None else grid[1],
+        origin=origin,
     )
 
 
@@ -361,38 +379,6 @@ def _information(prior: InspectablePrior) -> dict[str, np.ndarray]:
     frequency *= prior.sample_rate
     gain = gain_at(torch.from_numpy(frequency)).cpu().numpy()
     return {"information_frequency": frequency, "information_gain": gain}
-
-
-def _curves(pair: Comparison) -> dict[str, np.ndarray]:
-    """What the figure shows."""
-    n_samples = pair.real.shape[1]
-    halves = [pair.real_spectra[half].mean(0) for half in pair.splits[0]]
-    tiny = np.finfo(float).tiny
-    low, high = np.quantile(pair.real, [0.0, 1.0])
-    spread = high - low
-    edges = np.linspace(low - 0.1 * spread, high + 0.1 * spread, _HISTOGRAM_BINS)
-    real_acf, generated_acf = (
-        measures.autocorrelation(c)
-        for c in (pair.real_covariances, pair.generated_covariances)
-    )
-    chosen = np.linspace(0, len(pair.real) - 1, _EXAMPLES).astype(int)
-    return {
-        "frequency": np.fft.rfftfreq(n_samples, 1 / pair.sample_rate),
-        "psd_real": pair.real_spectra.mean(0),
-        "psd_generated": pair.generated_spectra.mean(0),
-        "psd_floor_ratio": np.maximum(halves[1], tiny) / np.maximum(halves[0], tiny),
-        "lag": np.arange(len(real_acf)) / pair.sample_rate,
-        "autocorrelation_real": real_acf,
-        "autocorrelation_generated": generated_acf,
-        "amplitude": 0.5 * (edges[1:] + edges[:-1]),
-        "amplitude_density_real": np.histogram(pair.real, edges, density=True)[0],
-        "amplitude_density_generated": np.histogram(
-            pair.generated, edges, density=True
-        )[0],
-        "time": np.arange(n_samples) / pair.sample_rate,
-        "examples_real": pair.real[chosen],
-        "examples_generated": pair.generated[chosen],
-    }
 
 
 def _text(number: float | None) -> str:

@@ -550,8 +550,8 @@ def test_card(here):
 
 
 def test_inspect_with_recordings(here, monkeypatch):
-    def inspect_prior(prior, windows, *, seed):
-        assert windows.shape == (16, 300) and seed == 3
+    def inspect_prior(prior, windows, *, origin, seed):
+        assert windows.shape == (16, 300) and origin == "given" and seed == 3
         return SimpleNamespace(
             report=lambda: "the comparison",
             to_dict=lambda: {"psd": float("nan")},

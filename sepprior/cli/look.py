@@ -48,7 +48,8 @@ def inspect_command(
     """Print what a prior is, and how well it describes NOISE recordings.
 
     With NOISE, generated and recorded noise are compared, beside recorded noise with
-    itself, and PRIOR.inspect.json and PRIOR.inspect.png are written.
+    itself, and PRIOR.inspect.json and PRIOR.inspect.png are written. Of the recording
+    that the prior was trained on, the part held out is used where it is long enough.
     """
     from sepprior.outputs import check_output_folder, to_json, whole_files
 
@@ -63,15 +64,14 @@ def inspect_command(
     if not noise:
         return
 
-    from sepprior.data import consecutive_windows, read_recordings
+    from sepprior.data import read_recordings
     from sepprior.fidelity import inspect_prior
+    from sepprior.real_noise import judging_windows
 
     recording = read_recordings(noise, sample_rate=sample_rate, column=column)
     check_sample_rate(recording.sample_rate, prior.sample_rate, subject="the noise")
-    windows = consecutive_windows(
-        recording, window=prior.window, limit=INSPECTED_WINDOWS
-    )
-    fidelity = inspect_prior(prior, windows, seed=seed)
+    windows, origin = judging_windows(prior, recording, limit=INSPECTED_WINDOWS)
+    fidelity = inspect_prior(prior, windows, origin=origin, seed=seed)
     click.echo(f"\n{fidelity.report()}")
     stem = prior_path.stem
     files = (folder / f"{stem}.inspect.json", folder / f"{stem}.inspect.png")

@@ -70,7 +70,7 @@ def plot_fidelity(fidelity: Fidelity, path: str | Path | None = None) -> Figure:
     _draw_scores(panels[2], fidelity)
     head = (
         f"prior {fidelity.prior_name}: {fidelity.n_windows} generated against as many "
-        f"held-out real windows of {fidelity.window} samples"
+        f"{fidelity.real_windows} of {fidelity.window} samples"
     )
     verdict = textwrap.wrap(fidelity.verdict, 150)
     figure.suptitle("\n".join([head, *verdict]), fontsize=10, color=INK)
