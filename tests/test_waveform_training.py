@@ -38,6 +38,8 @@ from tests.conftest import SAMPLE_RATE, WINDOW, coloured_noise, finish, timeless
 
 train_module = __import__(train_function.__module__, fromlist=["train"])
 MODELS = ["wavegan", "lstm", "gansynth"]
+AMPLITUDE = 2.0
+SIGNAL = AMPLITUDE * np.sin(2 * np.pi * 9.0 * np.arange(WINDOW) / SAMPLE_RATE + 1.0)
 
 
 def tiny(model, **settings):
@@ -72,10 +74,10 @@ def test_train_save_load_sample_separate(model, recording, quick, tmp_path):
     for record in records:
         for name in ("critic_distance", "gradient_penalty", "spectral_loss"):
             assert math.isfinite(record[name])
-        # Nothing is learned yet: the range error makes it the Gaussian, nearly.
-        assert record["heldout_nll"] == pytest.approx(
-            record["heldout_nll_gaussian"], abs=0.5
-        )
+        # Nothing is learned yet: the range error makes it the Gaussian, nearly, but
+        # for phases that cannot be inverted.
+        excess = record["heldout_nll"] - record["heldout_nll_gaussian"]
+        assert -0.06 < excess < (0.6 if model == "gansynth" else 0.03)
     assert isinstance(prior, Prior) and prior.name == model
     loaded = load_prior(path, device="cpu")
     assert isinstance(loaded, GeneratorPrior) and same(loaded, prior)
@@ -86,13 +88,56 @@ def test_train_save_load_sample_separate(model, recording, quick, tmp_path):
     ]
     assert torch.equal(*draws)
     sd = float(prior.autocovariance[0]) ** 0.5
-    assert 0.8 * sd < float(draws[0].std()) < 1.3 * sd
+    assert 0.88 * sd < float(draws[0].std()) < 1.05 * sd
     # In separation like any other prior.
-    t = np.arange(WINDOW) / SAMPLE_RATE
-    x = coloured_noise(WINDOW, seed=5) + 20 * np.sin(2 * np.pi * 9.0 * t + 1.0)
-    result = separate(x, loaded, fmin=5, fmax=20, starts=1)
-    assert float(result.parameters["frequency"].value) == pytest.approx(9.0, abs=0.3)
-    assert "log_evidence_over_gls" in result.diagnostics
+    noise = coloured_noise(4 * WINDOW, seed=5).reshape(4, WINDOW)
+    result = separate(noise + SIGNAL, loaded, fmin=5, fmax=20, starts=1)
+    answered_by_the_more_probable(result, model)
+
+
+def answered_by_the_more_probable(result, model):
+    """By the joint optimum where its evidence is above that of GLS, else by GLS."""
+    used = result.diagnostics["log_evidence_over_gls"] > 0
+    expected = np.where(used, model, "gls")
+    np.testing.assert_array_equal(result.diagnostics["method"], expected)
+    for status, own in zip(result.status, used, strict=True):
+        assert ("more probable here than the joint optimum" in status) != own
+        assert "adds nothing" not in status
+    for name, truth in (("amplitude", AMPLITUDE), ("frequency", 9.0)):
+        found, gls = result.parameters[name], result.baselines["gls"][name]
+        assert (np.abs(found.value - truth) < 4 * found.stderr).all()
+        np.testing.assert_array_equal(found.value[~used], gls.value[~used])
+        np.testing.assert_array_equal(found.stderr[~used], gls.stderr[~used])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_separation_in_noise_of_the_generator_itself(model, recording, quick):
+    """Where nearly all noise is the generator's, GLS is not the answer any more.
+
+    The lstm of four steps generates hardly more than a constant, so that its waveform
+    cannot be seen; few of those of gansynth can be found by four proposals.
+    """
+    _, trained = finish(train(recording, tiny(model), device="cpu"))
+    prior = trained.with_range_error(1.0, 0.05 * unit_ratio(WINDOW))
+    rng = torch.Generator().manual_seed(0)
+    waves = prior.coherent(torch.randn(8, prior.n_latent, generator=rng)).numpy()
+    white = torch.randn(8, WINDOW, generator=rng).double()
+    rest = prior.range_error.inverse(white).numpy()
+    x = prior.level + waves + rest + SIGNAL
+    result = separate(x, prior, fmin=5, fmax=20, starts=1)
+    answered_by_the_more_probable(result, model)
+    used = result.diagnostics["log_evidence_over_gls"] > 0
+    assert used.sum() >= (4 if model == "gansynth" else 8)
+    assert (result.diagnostics["log_evidence_over_gls"][used] > 30).all()
+    assert result.parameters["amplitude"].stderr[used].max() < 0.12
+    missed = result.coherent - prior.level - waves
+    if model != "lstm":
+        assert ((missed**2).sum(1) < 0.05 * (waves**2).sum(1))[used].all()
+        errors = [
+            np.sqrt(np.mean((parameters["amplitude"].value - AMPLITUDE) ** 2))
+            for parameters in (result.parameters, result.baselines["gls"])
+        ]
+        assert errors[0] < 0.85 * errors[1]
 
 
 @pytest.mark.parametrize("model", ["wavegan", "gansynth"])

@@ -158,5 +158,22 @@ def laplace_nll(
         return energy.detach(), gradient
 
     minimum = minimize_batch(objective, z0, max_evaluations=max_evaluations)
-    hessian = tangent(prior, minimum.x).information
-    return minimum.energy + 0.5 * torch.linalg.slogdet(hessian).logabsdet
+    size = max(1, prior.n_latent) * features.shape[-1]
+    at_once = min(LATENTS_AT_ONCE, max(1, DERIVATIVES_AT_ONCE // size))
+    half = [_half_log_det(prior, z) for z in minimum.x.split(at_once)]
+    return minimum.energy + torch.cat(half)
+
+
+def _half_log_det(prior: LatentPrior, z: Tensor) -> Tensor:
+    """``log det H / 2`` at latents (B, K), (B,) float64."""
+    decoded, d_mean, d_log = decode_tangents(prior, z)
+    # In double: a steep generator's information spans more than single precision, of
+    # which the determinant would be nothing or less.
+    information = latent_information(
+        decoded,
+        d_mean.double(),
+        d_log.double(),
+        prior.latent_curvature(z).double(),
+        redundancy=prior.window / decoded.mean.shape[-1],
+    )
+    return 0.5 * torch.linalg.slogdet(information).logabsdet
