@@ -79,7 +79,10 @@ class WaveformTrainer:
             self.labels.shares,
         )
         generator, critic = build_networks(
-            config, n_labels=len(self.labels.names), peak=self._peak()
+            config,
+            n_labels=len(self.labels.names),
+            peak=self._peak(),
+            ranks=self.ranks,
         )
         if isinstance(generator, GANSynthGenerator):
             plane = generator.plane
