@@ -31,7 +31,7 @@ from sepprior.priors.specgan import MAGNITUDE_FLOOR
 from sepprior.priors.spectrogram import SpectrogramGAN, magnitudes, planes_of
 from sepprior.training.adversary import Adversary, decayed_rate
 from sepprior.training.moments import plane_moments
-from sepprior.training.parallel import Ranks
+from sepprior.training.parallel import current_ranks, join_processes
 from sepprior.training.state import check_continued, pack, resume_path, unpack
 from sepprior.training.steps import check_finite, follow, mixed_precision, set_rate
 
@@ -91,24 +91,28 @@ class SpectrogramTrainer:
         self.generator = generator.to(self.device)
         self.critic = critic.to(self.device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        self.ranks = current_ranks()
+        self.ranks.share(config.batch)  # an error where it cannot be
         rates = {"lr": config.learning_rate, "betas": config.betas, "fused": True}
         self.optimiser = torch.optim.Adam(self.generator.parameters(), **rates)
         self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), **rates)
         self.adversary = Adversary(
-            self.critic, self.critic_optimiser, config, rng=self.rng, ranks=Ranks()
+            self.critic, self.critic_optimiser, config, rng=self.rng, ranks=self.ranks
         )
+        self._objective = self.ranks.step(self.generator, self._generator_loss)
 
     def _real(self) -> Tensor:
         """Planes of random spectrograms, (B, 1, F, F)."""
         count = (self.config.batch,)
-        rows = torch.randint(self.training, count, generator=self.rng)
+        joint = torch.randint(self.training, count, generator=self.rng)
+        rows = self.ranks.rows(joint)
         values = torch.from_numpy(np.array(self.data.values[rows.numpy()]))
         return planes_of(values.to(self.device), self.log_mean, self.log_sd)
 
     def _fake(self) -> Tensor:
         """Generated planes (B, 1, F, F), differentiable in the generator."""
         shape = (self.config.batch, self.config.latent)
-        z = torch.randn(shape, generator=self.rng).to(self.device)
+        z = self.ranks.rows(torch.randn(shape, generator=self.rng)).to(self.device)
         with mixed_precision(self.config, self.device):
             return self.generator(self.space.code(z)).float()
 
@@ -124,15 +128,8 @@ class SpectrogramTrainer:
                 fake = self._fake()
             record = self.adversary.step(self._real(), fake, None)
         self.critic.requires_grad_(False)
-        fake = self._fake()
-        loss = self.adversary.generator_loss(fake, self._real, None)
-        record["generator_loss"] = float(loss.detach())
-        if config.spectral == "batch-mean":
-            power = _mean_power([magnitudes(fake, self.log_mean, self.log_sd)])
-            target = self.power.to(power)
-            spectral = (power.log() - target.log()).abs().mean()
-            loss = loss + config.spectral_weight * spectral
-            record["spectral_loss"] = float(spectral.detach())
+        loss, parts = self._objective()
+        record |= {name: float(part) for name, part in parts.items()}
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
@@ -142,6 +139,19 @@ class SpectrogramTrainer:
         follow(self.average, self.generator, decay)
         check_finite(record, self.step, config)
         return record
+
+    def _generator_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
+        fake = self._fake()
+        loss = self.adversary.generator_loss(fake, self._real, None)
+        parts = {"generator_loss": loss.detach()}
+        if self.config.spectral == "batch-mean":
+            joint = self.ranks.joint(fake)
+            power = _mean_power([magnitudes(joint, self.log_mean, self.log_sd)])
+            target = self.power.to(power)
+            spectral = (power.log() - target.log()).abs().mean()
+            loss = loss + self.config.spectral_weight * spectral
+            parts["spectral_loss"] = spectral.detach()
+        return loss, parts
 
     def spectral_error_db(self) -> float:
         """Rms over frequency of the generated over the recorded mean power, dB."""
@@ -196,7 +206,8 @@ def train_spectrograms(
     """Train a generator of spectrograms, yielding a record of statistics per tick.
 
     Closing the stream, or an interrupt, leaves the newest generator at `output` and the
-    full training state beside it.
+    full training state beside it. In processes started by ``torchrun`` each takes its
+    part of every batch, and the first one writes.
 
     Args:
         data: what to learn.
@@ -213,7 +224,8 @@ def train_spectrograms(
             a training state that does not fit.
     """
     _check(config)
-    trainer = SpectrogramTrainer(data, config, resolve_device(device))
+    place = resolve_device(join_processes(device))
+    trainer = SpectrogramTrainer(data, config, place)
     return _run(trainer, None if output is None else Path(output), resume=resume)
 
 
@@ -231,6 +243,8 @@ def _run(
     }
     if resume:
         trainer.load_state(_earlier(path, facts))
+    if trainer.ranks.rank:
+        path = None  # of several processes the first one writes
     began = saved = time.monotonic()
     last = _snapshot(trainer, facts)
     try:
