@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -569,10 +570,59 @@ def test_divergence_says_what_to_try(recording, quick, tmp_path, monkeypatch):
         finish(train(recording, TINY, device="cpu", output=path))
     message = str(error.value)
     assert "step 8: bound is not finite" in message
-    assert "lower learning_rate (now 0.0002) or another seed" in message
+    assert "lower warmup_learning_rate (now 0.002) or another seed" in message
     assert "\n" not in message
     left = load_prior(path, device="cpu")
     assert left.sample(2).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("step", "setting"),
+    [(10, "warmup_learning_rate (now 0.002)"), (15, "learning_rate (now 0.0002)")],
+)
+def test_a_likelihood_that_runs_away_stops_the_training(
+    step, setting, recording, quick, tmp_path, monkeypatch
+):
+    path = tmp_path / "prior.safetensors"
+    report = SpecGANTrainer.report
+
+    def spoil(self: SpecGANTrainer, held: torch.Tensor) -> dict[str, Any]:
+        record = report(self, held)
+        # Within 0.02 of the Gaussian's, as long as little is learned.
+        record["heldout_nll"] += train_module.RUNAWAY
+        record["heldout_nll"] += 0.1 if self.step == step else -0.1
+        return record
+
+    monkeypatch.setattr(SpecGANTrainer, "report", spoil)
+    one_line_error(
+        train(recording, TINY, device="cpu", output=path),
+        rf"by step {step}: held-out noise costs 11\.\d nats per sample, the stationary "
+        rf"Gaussian 1\.4\d*; .* a lower {re.escape(setting)}",
+    )
+    # What was good at the tick before is kept.
+    assert load_prior(path, device="cpu").sample(2).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"channels": "magnitude"}, {"channels": "complex"}]
+)
+def test_without_a_likelihood_a_spectrum_that_runs_away_does(
+    settings, recording, quick, tmp_path
+):
+    path = tmp_path / "prior.safetensors"
+    config = change(likelihood_weight=0.0, **settings)
+    records, _ = finish(train(recording, config, device="cpu"))
+    assert all("heldout_nll" not in record for record in records)
+    broken = dataclasses.replace(config, learning_rate=0.9, tick=1)
+    one_line_error(
+        train(recording, broken, device="cpu", output=path),
+        r"by step \d+: the mean spectrum of generated noise is .* dB from the recorded "
+        r"one, .* before training; .* lower learning_rate \(now 0\.9\)",
+    )
+    assert load_prior(path, device="cpu").sample(2).isfinite().all()
+    # Negative control: a step size that is merely high stops nothing.
+    high = dataclasses.replace(config, learning_rate=0.02)
+    assert len(finish(train(recording, high, device="cpu"))[0]) == len(records)
 
 
 @pytest.mark.parametrize("config", [TINY, GaussianConfig(window=WINDOW)])

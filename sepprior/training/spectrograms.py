@@ -33,7 +33,13 @@ from sepprior.training.adversary import Adversary, decayed_rate
 from sepprior.training.moments import plane_moments
 from sepprior.training.parallel import current_ranks, join_processes
 from sepprior.training.state import check_continued, pack, resume_path, unpack
-from sepprior.training.steps import check_finite, follow, mixed_precision, set_rate
+from sepprior.training.steps import (
+    check_finite,
+    check_spectrum,
+    follow,
+    mixed_precision,
+    set_rate,
+)
 
 CHUNK_VALUES = 2**22
 """Values of the spectrograms that are read at a time."""
@@ -75,6 +81,7 @@ class SpectrogramTrainer:
             unseen = _mean_power(chunks(self.training, len(data)))
             self.floor_db = losses.spectrum_distance_db(unseen, self.power)
         self._build()
+        self.untrained_db = self.spectral_error_db()
 
     def _build(self) -> None:
         config, plane = self.config, PlaneShape(self.data.size, self.data.size)
@@ -252,13 +259,15 @@ def _run(
             record: dict[str, Any] = dict(trainer.advance())
             if trainer.step % config.tick and trainer.step < config.steps:
                 continue
+            error = trainer.spectral_error_db()
+            check_spectrum(error, trainer.untrained_db, trainer.step, config)
             last = _snapshot(trainer, facts)
             yield {
                 "step": trainer.step,
                 "steps": config.steps,
                 "seconds": round(time.monotonic() - began, 3),
                 **record,
-                "spectral_error_db": trainer.spectral_error_db(),
+                "spectral_error_db": error,
                 "spectral_floor_db": trainer.floor_db,
             }
             if path is not None and time.monotonic() - saved > SAVE_SECONDS:

@@ -64,6 +64,8 @@ class WaveformTrainer:
         config: the recipe.
     """
 
+    rate_setting = "learning_rate"
+
     def __init__(self, task: Task, config: WaveformConfig) -> None:
         self.task, self.config, self.step = task, config, 0
         self.ranks = current_ranks()
