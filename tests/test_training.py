@@ -367,6 +367,40 @@ def test_every_variant_trains_and_is_stored(settings, recording, quick, tmp_path
     assert 0.3 * sd < float(x.std()) < 3 * sd
 
 
+def test_the_best_tick_of_the_adversarial_phase_is_kept(
+    recording, quick, tmp_path, monkeypatch
+):
+    """The warm-up's ticks would be better, the later ones are nearer in one respect."""
+    nll = iter([0.5, 0.5, 1.5, 1.2, 1.1, 1.3])
+    error = iter([0.0, 0.0, 0.0, 2.0, 6.0, 1.0])
+    ticks = {}
+    report = SpecGANTrainer.report
+
+    def seen(self: SpecGANTrainer, held: torch.Tensor) -> dict[str, Any]:
+        record = report(self, held)
+        ticks[self.step] = weights(self._latest())
+        return record
+
+    def scripted(prior: Prior, windows: torch.Tensor, **_: Any) -> torch.Tensor:
+        return torch.full((len(windows),), WINDOW * next(nll))
+
+    monkeypatch.setattr(SpecGANTrainer, "report", seen)
+    monkeypatch.setattr(SpecGANTrainer, "spectral_error_db", lambda *_: next(error))
+    monkeypatch.setattr(SpecGANPrior, "heldout_nll", scripted)
+    monkeypatch.setattr("sepprior.training.gan.settle_loudness", lambda *_, **__: None)
+    path = tmp_path / "prior.safetensors"
+    config = change(keep="best", steps=6, warmup_steps=2, tick=1, ema=0.0)
+    stream = train(recording, config, device="cpu", output=path)
+    for _ in range(5):
+        next(stream)
+    stream.close()
+    assert same(weights(load_prior(path, device="cpu")), ticks[4])
+    # The best of before the interruption stays the best.
+    _, prior = finish(train(recording, config, device="cpu", output=path, resume=True))
+    assert same(weights(prior), ticks[4])
+    assert not any(same(ticks[4], ticks[step]) for step in (1, 2, 3, 5, 6))
+
+
 def test_longer_warm_up_than_run_has_no_critic(recording, quick):
     config = change(steps=4, tick=4, warmup_steps=50)
     (record,), _ = finish(train(recording, config, device="cpu"))

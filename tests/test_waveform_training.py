@@ -1,5 +1,6 @@
 """Generators of waveforms: training, range error, labels, separation."""
 
+import copy
 import dataclasses
 import math
 
@@ -17,8 +18,10 @@ from sepprior.priors.labelled import inferred_labels
 from sepprior.separation import separate
 from sepprior.training import resume_path, train
 from sepprior.training import train as train_function
+from sepprior.training.contract import Task
 from sepprior.training.labels import Labels, labelled_crops
 from sepprior.training.range_error import Effort, band_ratio, fit_range_error
+from sepprior.training.waveform import WaveformTrainer
 from sepprior.transforms import toeplitz
 from tests.conftest import SAMPLE_RATE, WINDOW, coloured_noise, finish, timeless
 
@@ -43,8 +46,23 @@ def quick(monkeypatch):
 
 
 def same(a, b):
-    a, b = a.network.state_dict(), b.network.state_dict()
+    return same_weights(a.network, b.network)
+
+
+def same_weights(a, b):
+    a, b = a.state_dict(), b.state_dict()
     return all(torch.equal(a[k], b[k]) for k in a)
+
+
+def trainer_of(recording, config):
+    """A run whose held-out windows are other noise of the same kind."""
+    gaussian = finish(
+        train(recording, config_from_dict({"model": "gaussian", "window": WINDOW}))
+    )[1]
+    held = torch.from_numpy(coloured_noise(8 * WINDOW, seed=3)).view(8, WINDOW)
+    device = torch.device("cpu")
+    task = Task(recording, recording, held, gaussian.to("cpu"), device, {})
+    return WaveformTrainer(task, config)
 
 
 # --- training -------------------------------------------------------------------------
@@ -100,6 +118,57 @@ def test_resumed_exactly(model, recording, quick, tmp_path):
     assert same(resumed, prior)
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_the_best_tick_is_kept(model, recording, quick, tmp_path, monkeypatch):
+    """Not the likeliest, not that of the nearest spectrum, not the last."""
+    nll, error = iter([1.5, 1.2, 1.1, 1.3]), iter([0.0, 2.0, 6.0, 1.0])
+    ticks = {}
+    report = WaveformTrainer.report
+
+    def seen(self, held):
+        record = report(self, held)
+        fit = self._glance(held)
+        ticks[self.step] = (copy.deepcopy(self.ema), fit.gain, fit.range_error.ratio)
+        return record
+
+    def scripted(prior, windows, **_):
+        return torch.full((len(windows),), WINDOW * next(nll))
+
+    monkeypatch.setattr(WaveformTrainer, "report", seen)
+    monkeypatch.setattr("sepprior.training.waveform.laplace_nll", scripted)
+    monkeypatch.setattr(WaveformTrainer, "prior_error_db", lambda *_: next(error))
+    path = tmp_path / "prior.safetensors"
+    config = tiny(model, keep="best", tick=1, ema=0.0)
+    stream = train(recording, config, device="cpu", output=path)
+    for _ in range(3):
+        next(stream)
+    stream.close()
+    stopped = load_prior(path, device="cpu")
+    network, gain, ratio = ticks[2]
+    assert same_weights(stopped.network, network)
+    assert stopped.gain == gain and torch.equal(stopped.range_error.ratio, ratio)
+    # The best of before the interruption stays the best.
+    _, prior = finish(train(recording, config, device="cpu", output=path, resume=True))
+    assert same_weights(prior.network, network)
+    assert not same_weights(prior.network, ticks[3][0])
+    assert not same_weights(prior.network, ticks[4][0])
+
+
+def test_the_spectrum_that_is_judged_is_the_priors(recording, quick):
+    """A generator far too soft, whose range error makes up for it."""
+    trainer = trainer_of(recording, tiny("wavegan", keep="best"))
+    with torch.no_grad():
+        for parameter in list(trainer.ema.parameters())[-2:]:
+            parameter.mul_(1e-3)
+    record = trainer.report(trainer.task.held)
+    assert record["spectral_error_db"] > 20.0
+    # The likelihood, and the spectral error of 256 windows.
+    assert trainer.best_score == pytest.approx(record["heldout_nll"], abs=0.02)
+    # Negative control: with a gain it is far too loud.
+    loud = trainer._glance(trainer.task.held).with_range_error(1e4, unit_ratio(WINDOW))
+    assert trainer.prior_error_db(loud) > 10.0
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -136,16 +205,7 @@ def test_specgan_takes_every_loss(loss, recording, quick):
 
 
 def test_clipped_weights_stay_clipped(recording, quick):
-    from sepprior.training.contract import Task
-    from sepprior.training.waveform import WaveformTrainer
-
-    gaussian = finish(
-        train(recording, config_from_dict({"model": "gaussian", "window": WINDOW}))
-    )[1]
-    held = torch.from_numpy(coloured_noise(4 * WINDOW, seed=3)).view(4, WINDOW)
-    device = torch.device("cpu")
-    task = Task(recording, recording, held, gaussian.to("cpu"), device, {})
-    trainer = WaveformTrainer(task, tiny("wavegan", loss="wgan", weight_clip=0.02))
+    trainer = trainer_of(recording, tiny("wavegan", loss="wgan", weight_clip=0.02))
     trainer.advance()
     largest = max(float(p.detach().abs().max()) for p in trainer.critic.parameters())
     assert largest == pytest.approx(0.02)

@@ -236,7 +236,11 @@ class WaveformTrainer:
     # -- what a tick reports -----------------------------------------------------------
 
     def report(self, held: Tensor) -> dict[str, Any]:
-        """Spectral error and a quick held-out likelihood; remembers the best tick."""
+        """Spectral error of the generator, quick held-out likelihood of the prior.
+
+        The best tick, which is remembered, is that of the best prior: likelihood and
+        spectral error of the generator with its gain and range error together.
+        """
         glance = self._glance(held)
         windows = held[: self._few]
         nll = laplace_nll(
@@ -246,13 +250,13 @@ class WaveformTrainer:
             max_evaluations=GLANCE.evaluations,
         )
         nll = float(nll.mean()) / self.config.window + HALF_LOG_2PI
-        error = self.spectral_error_db()
-        score = nll + NATS_PER_SQUARE_DB * error**2
-        if self.best is not None and score < self.best_score:
-            self.best_score = score
-            self.best.load_state_dict(self.ema.state_dict())
-            self.best_fit = (glance.gain, glance.range_error.ratio.cpu())
-        return {"spectral_error_db": error, "heldout_nll": nll}
+        if self.best is not None:
+            score = nll + NATS_PER_SQUARE_DB * self.prior_error_db(glance) ** 2
+            if score < self.best_score:
+                self.best_score = score
+                self.best.load_state_dict(self.ema.state_dict())
+                self.best_fit = (glance.gain, glance.range_error.ratio.cpu())
+        return {"spectral_error_db": self.spectral_error_db(), "heldout_nll": nll}
 
     @property
     def _few(self) -> int:
@@ -268,12 +272,21 @@ class WaveformTrainer:
         return self._glanced[1]
 
     def spectral_error_db(self) -> float:
-        """Rms over frequency of the generated over the recorded mean spectrum, dB."""
+        """Rms over frequency of the generator's over the recorded mean spectrum, dB."""
         rng = torch.Generator().manual_seed(1)
         shape = (SPECTRUM_DRAWS, self.space.n_latent)
         z = torch.randn(shape, generator=rng).to(self.task.device)
         with torch.no_grad():
             fake = torch.cat([self.ema(c) for c in self.space.code(z).split(64)])
+        return self._distance_db(fake)
+
+    def prior_error_db(self, prior: GeneratorPrior) -> float:
+        """The same of noise drawn from a prior, range error included."""
+        rng = torch.Generator().manual_seed(1)
+        drawn = prior.sample(SPECTRUM_DRAWS, generator=rng)
+        return self._distance_db((drawn - self.level) / self.sd)
+
+    def _distance_db(self, fake: Tensor) -> float:
         power = losses.periodogram(fake).mean(0)
         return losses.spectrum_distance_db(power, self.log_mean_power.exp())
 
