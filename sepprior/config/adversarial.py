@@ -59,7 +59,8 @@ class AdversarialConfig:
         augment_stretch: Largest relative change of the time scale of a training window.
         precision: "bfloat16" computes the networks in mixed precision (penalties stay
             in float32).
-        compile: Compile the generator with torch.compile.
+        compile: Compile the generator with torch.compile, one that grows when it has
+            its full size.
         keep: Which running average becomes the prior: the "last", or that of the "best"
             tick by held-out likelihood and spectral error of the prior (by the latter
             alone where there is no likelihood); of a specgan only ticks of the

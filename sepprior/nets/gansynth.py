@@ -168,6 +168,11 @@ class GANSynthGenerator(WaveformGenerator):
         """Use as many stages as belong to this share of the training."""
         self.grown.fill_(self.plan.grown(progress, self.growth))
 
+    @property
+    def settled(self) -> bool:
+        """Whether the full size is reached."""
+        return float(self.grown) == self.plan.stages - 1
+
     def stage_planes(self, code: Tensor) -> Tensor:
         """Planes at the size of the stage that is trained, (B, 2, F_s, T_s)."""
         grown = float(self.grown)

@@ -124,11 +124,11 @@ class WaveformTrainer:
             ),
         )
         self._objective = self.ranks.step(self.generator, self._generator_loss)
-        self._fake = self.generator.fake
-        if config.compile and self.generator.compilable:
+        self._compiled = None
+        if config.compile:
             # The generator alone: compiled code has no second derivative, which the
             # critic's penalty takes.
-            self._fake = torch.compile(self.generator.fake)
+            self._compiled = torch.compile(self.generator.fake)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -173,6 +173,13 @@ class WaveformTrainer:
         shape = (self.config.batch, self.config.latent)
         z = self.ranks.rows(torch.randn(shape, generator=self.rng))
         return self.space.joined(z.to(self.task.device), onehot)
+
+    def _fake(self, code: Tensor) -> tuple[Tensor, Tensor]:
+        """Generated waveforms (B, N) and what the critic sees of them."""
+        # While a generator grows, every step of it would be compiled anew.
+        if self._compiled is None or not self.generator.settled:
+            return self.generator.fake(code)
+        return self._compiled(code)
 
     # -- steps -------------------------------------------------------------------------
 
