@@ -3,13 +3,14 @@
 import copy
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from sepprior.checkpoint import load_prior, save_prior
-from sepprior.config import config_from_dict
+from sepprior.config import config_from_dict, load_config
 from sepprior.data import Recording, Segment, as_recording
 from sepprior.errors import SeppriorError
 from sepprior.nets import WaveformGenerator
@@ -21,6 +22,7 @@ from sepprior.training import train as train_function
 from sepprior.training.contract import Task
 from sepprior.training.labels import Labels, labelled_crops
 from sepprior.training.range_error import Effort, band_ratio, fit_range_error
+from sepprior.training.registry import build_trainer
 from sepprior.training.waveform import WaveformTrainer
 from sepprior.transforms import toeplitz
 from tests.conftest import SAMPLE_RATE, WINDOW, coloured_noise, finish, timeless
@@ -97,6 +99,52 @@ def test_train_save_load_sample_separate(model, recording, quick, tmp_path):
     result = separate(x, loaded, fmin=5, fmax=20, starts=1)
     assert float(result.parameters["frequency"].value) == pytest.approx(9.0, abs=0.3)
     assert "log_evidence_over_gls" in result.diagnostics
+
+
+@pytest.mark.parametrize(
+    ("recipe", "steps", "sizes"),
+    [
+        ("wavegan-full", 1, (19_070_000, 17_430_000)),
+        ("gansynth-full", 3, None),  # the third step is the first at full size
+        ("lstm-full", 1, None),
+    ],
+)
+def test_the_full_recipes_train(recipe, steps, sizes, quick, monkeypatch):
+    """The sizes of the files, two windows a step; held-out noise is not inverted."""
+    folder = Path(__file__).parent.parent / "configs"
+    config = load_config(folder / f"{recipe}.toml")
+    small = {"batch": 2, "critic_steps": 1, "steps": steps, "tick": 1}
+    config = dataclasses.replace(config, **small, precision="float32", compile=False)
+    trainers = []
+
+    def uninverted(prior, windows, **_):
+        return prior.with_range_error(0.5, 0.75 * unit_ratio(config.window))
+
+    def begun(*args, **options):
+        trainers.append(build_trainer(*args, **options))
+        return trainers[0]
+
+    part = "sepprior.training.waveform"
+    monkeypatch.setattr(f"{part}.fit_range_error", uninverted)
+    monkeypatch.setattr(f"{part}.laplace_nll", lambda _, windows, **__: windows.sum(1))
+    monkeypatch.setattr(f"{part}.SPECTRUM_DRAWS", 4)
+    monkeypatch.setattr(train_module, "build_trainer", begun)
+    noise = coloured_noise(12 * config.window, seed=0)
+    stream = train(as_recording(noise, sample_rate=16000.0), config, device="cpu")
+    records, prior = finish(stream)
+    assert [record["step"] for record in records] == list(range(1, steps + 1))
+    for name in ("critic_distance", "gradient_penalty", "spectral_loss"):
+        assert all(math.isfinite(record[name]) for record in records)
+    drawn = prior.sample(2)
+    assert drawn.shape == (2, config.window) and torch.isfinite(drawn).all()
+    if recipe == "gansynth-full":
+        assert float(prior.network.grown) == prior.network.plan.stages - 1 == 5
+    if sizes is not None:
+        for network, size in zip(
+            (prior.network, trainers[0].critic), sizes, strict=True
+        ):
+            count = sum(p.numel() for p in network.parameters())
+            assert count == pytest.approx(size, rel=1e-3)
 
 
 @pytest.mark.parametrize("model", ["wavegan", "gansynth"])
