@@ -63,7 +63,7 @@ def run(model, **settings):
 
 # The tracer looks at the .grad of every tensor it meets.
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
-@pytest.mark.parametrize("model", ["wavegan", "specgan", "diffusion"])
+@pytest.mark.parametrize("model", ["wavegan", "specgan", "diffusion", "gansynth"])
 def test_a_compiled_run_is_the_plain_one(model, monkeypatch):
     plain, records = run(model)
     graphs = []
@@ -84,6 +84,26 @@ def test_a_compiled_run_is_the_plain_one(model, monkeypatch):
     for now, then in zip(again, records, strict=True):
         for name in now.keys() & {"denoising_loss", "critic_distance", "bound"}:
             assert now[name] == pytest.approx(then[name], rel=1e-3, abs=1e-5)
+
+
+def test_a_generator_that_grows_is_compiled_at_its_full_size_alone(monkeypatch):
+    """Each value of the fade would be compiled anew, and all be given up in the end."""
+    seen = []
+
+    def compiler(function):
+        def compiled(code):
+            seen.append(float(function.__self__.grown))
+            return function(code)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    steps = {"steps": 10, "tick": 10, "growth": 0.6}
+    whole, _ = run("gansynth", **steps, compile=True)
+    # Planes of 8 rows are full size; four steps of critic and generator are left then.
+    assert seen == 8 * [1.0]
+    plain, _ = run("gansynth", **steps)
+    assert torch.equal(whole, plain)
 
 
 def test_mixed_precision_of_the_denoiser():

@@ -2,6 +2,7 @@ import dataclasses
 import math
 import tomllib
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -47,13 +48,27 @@ def test_files_of_the_repository_are_complete(path):
     values = tomllib.loads(path.read_text(encoding="utf-8"))
     config = load_config(path)
     assert set(values) == {field.name for field in dataclasses.fields(config)}
-    if path.stem.endswith("-small") or path.stem == "gaussian":
-        assert config == type(config)()
+    default = type(config)()
+    if path.stem == "specgan-magnitude-small":
+        for name in ("window", "latent", "width", "critic_width", "batch"):
+            assert getattr(config, name) == getattr(default, name)
+    elif path.stem.endswith("-small") or path.stem == "gaussian":
+        assert config == default
 
 
-def test_every_model_has_a_file():
-    stems = {path.stem.split("-")[0] for path in CONFIG_FOLDER.glob("*.toml")}
-    assert stems >= {"gaussian", "specgan", "wavegan", "lstm", "gansynth"}
+def test_every_model_and_mode_has_a_small_and_a_full_file():
+    windows = {}
+    for path in CONFIG_FOLDER.glob("*.toml"):
+        if path.stem != "example":  # of the bundled prior
+            config = load_config(path)
+            mode = getattr(config, "channels", None)
+            windows.setdefault((config.model, mode), []).append(config.window)
+    modes = get_args(get_type_hints(SpecGANConfig)["channels"])
+    kinds = {(name, None) for name in CONFIGS} - {("specgan", None)}
+    assert windows.keys() == kinds | {("specgan", mode) for mode in modes}
+    assert windows.pop(("gaussian", None)) == [300]
+    for small, full in map(sorted, windows.values()):
+        assert small == 300 and full >= 1024
 
 
 def test_names_are_those_of_the_recipes():
@@ -170,6 +185,11 @@ def test_a_setting_of_another_model_is_unknown():
 )
 def test_values_that_cannot_be_used(name, value):
     assert name in message_of(config_from_dict, {name: value})
+
+
+def test_a_recurrence_is_not_compiled():
+    given = {"model": "lstm", "compile": True}
+    assert "leave it out" in message_of(config_from_dict, given)
 
 
 def test_limits_can_be_used():

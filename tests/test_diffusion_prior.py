@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import sepprior
 from sepprior.benchmark.chain import forward_backward
 from sepprior.benchmark.noise import telegraph
 from sepprior.checkpoint import load_prior, save_prior
-from sepprior.config import DiffusionConfig
+from sepprior.config import DiffusionConfig, load_config
 from sepprior.data import as_recording
 from sepprior.errors import SeppriorError
 from sepprior.fidelity import inspect_prior
@@ -21,7 +23,7 @@ from sepprior.nets.denoiser import COARSEST, n_levels
 from sepprior.priors import DiffusionPrior, LatentPrior, PlainPrior, Prior, ScorePrior
 from sepprior.priors.views import Geometry
 from sepprior.stationary import autocovariance
-from sepprior.training import train
+from sepprior.training import diffusion, train
 from sepprior.training.scores import measure_scores, pair_products
 from sepprior.transforms import Whitener, toeplitz
 from tests.conftest import LEVEL, SAMPLE_RATE, WINDOW, coloured_noise, finish, timeless
@@ -239,6 +241,25 @@ def test_products_of_pairs_of_samples():
         assert torch.linalg.matrix_norm(found - eye, 2) < 0.15
     chance = white.mT @ white / len(white)
     assert torch.linalg.matrix_norm(chance - eye, 2) > 0.3
+
+
+def test_the_full_recipe_trains(monkeypatch):
+    """The network's full size, two windows; what is measured at the end is left out."""
+    monkeypatch.setattr(diffusion, "REPORT_WINDOWS", 1)
+    monkeypatch.setattr(diffusion, "REPORT_LEVELS", 2)
+    trainer = diffusion.DiffusionTrainer
+    monkeypatch.setattr(trainer, "finished", trainer.frozen)
+    monkeypatch.setattr(sys.modules[train.__module__], "validate", lambda *_, **__: {})
+    folder = Path(__file__).parent.parent / "configs"
+    config = load_config(folder / "diffusion-full.toml")
+    small = {"batch": 2, "steps": 1, "precision": "float32", "compile": False}
+    config = dataclasses.replace(config, **small)
+    noise = coloured_noise(12 * config.window, seed=0)
+    stream = train(as_recording(noise, sample_rate=16000.0), config, device="cpu")
+    (record,), prior = finish(stream)
+    assert record["denoising_loss"] == pytest.approx(1.0, abs=0.2)
+    assert prior.window == 16384
+    assert sum(p.numel() for p in prior.network.parameters()) > 6_000_000
 
 
 # -- storing and using -----------------------------------------------------------------

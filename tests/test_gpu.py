@@ -21,6 +21,8 @@ RECIPES = {
     "specgan": {"steps": 3, "warmup_steps": 2, "width": 4, "critic_width": 4},
     "diffusion": {"steps": 3, "width": 8},
     "lstm": {"steps": 2},
+    "wavegan": {"steps": 2, "width": 4, "critic_width": 4},
+    "gansynth": {"steps": 2, "width": 4, "critic_width": 4},
 }
 
 
@@ -63,9 +65,22 @@ def test_a_recipe_trains_on_the_gpu_and_its_prior_is_read_on_a_cpu(
     assert np.abs(np.median(found) - FREQUENCY) < 0.5 * SAMPLE_RATE / WINDOW
 
 
-@pytest.mark.parametrize("model", ["specgan", "diffusion"])
+@pytest.mark.parametrize("model", ["specgan", "diffusion", "wavegan", "gansynth"])
 def test_mixed_precision_trains(model, recording):
     prior = train_noise(
         recording, config=recipe(model, precision="bfloat16"), device=DEVICE
     )
+    assert torch.isfinite(prior.sample(4)).all()
+
+
+# The compiler warns of its own parts, and of what would be faster.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model", ["specgan", "diffusion", "wavegan", "gansynth"])
+def test_a_compiled_recipe_trains(model, recording):
+    torch._dynamo.reset()
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    changes = {"growth": 0.0} if model == "gansynth" else {}
+    config = recipe(model, compile=True, **changes)
+    prior = train_noise(recording, config=config, device=DEVICE)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before
     assert torch.isfinite(prior.sample(4)).all()

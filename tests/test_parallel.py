@@ -1,6 +1,7 @@
 """Two processes train as one."""
 
 import dataclasses
+import functools
 import os
 import sys
 from contextlib import contextmanager
@@ -12,24 +13,38 @@ import torch.multiprocessing as mp
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sepprior.config import config_from_dict
-from sepprior.data import as_recording
+from sepprior.data import Recording, Segment, as_recording
+from sepprior.data.spectrograms import Spectrograms
 from sepprior.errors import SeppriorError
 from sepprior.inference import last_level
-from sepprior.training import diffusion, train
+from sepprior.priors import GeneratorPrior
+from sepprior.training import diffusion, train, train_spectrograms
 from sepprior.training.parallel import Ranks
 
 WINDOW = 64
-MODELS = ("wavegan", "specgan", "diffusion")
+LABELLED, SPECTROGRAMS = "wavegan, labelled", "specgan, spectrograms"
+CASES = (
+    "wavegan",
+    "specgan",
+    "diffusion",
+    "lstm",
+    "gansynth",
+    LABELLED,
+    SPECTROGRAMS,
+)
 
 
-def recipe(model):
+def recipe(case):
+    model = case.split(",")[0]
     config = config_from_dict({"model": model})
     small = {"window": WINDOW, "batch": 8, "steps": 3, "tick": 3}
     if model == "diffusion":
         # A running average that follows at once.
         return dataclasses.replace(config, **small, width=8, ema=0.0, whitening="total")
     small |= {"width": 2, "critic_width": 2, "latent": 3, "critic_steps": 2}
-    if model == "specgan":
+    if case == SPECTROGRAMS:
+        small |= {"channels": "magnitude"}
+    elif model == "specgan":
         small |= {"warmup_steps": 1, "whitening": "total"}
     return dataclasses.replace(config, **small)
 
@@ -50,25 +65,41 @@ def gradients_seen():
         handle.remove()
 
 
-def weights(model, **settings):
-    """Parameters after three steps."""
+def training(case, config, output=None):
+    """A training on white noise, with two labels or as spectrograms if so asked."""
     noise = np.random.default_rng(0).standard_normal(100 * WINDOW)
-    config = dataclasses.replace(recipe(model), **settings)
-    stream = train(as_recording(noise, sample_rate=1.0), config, device="cpu")
-    with pytest.MonkeyPatch.context() as patch:
+    options = {"device": "cpu", "output": output}
+    if case == SPECTROGRAMS:
+        planes = np.abs(noise[:2560]).reshape(40, 8, 8).astype(np.float32)
+        return train_spectrograms(Spectrograms(planes, "", ""), config, **options)
+    recording = as_recording(noise, sample_rate=1.0)
+    if case == LABELLED:
+        idle, busy = noise.reshape(2, -1) * [[1.0], [2.0]]
+        parts = (Segment(idle, label="idle"), Segment(busy, label="busy"))
+        recording = Recording(parts, 1.0)
+    return train(recording, config, **options)
+
+
+@functools.cache
+def trained(case, output=None, **settings):
+    """Parameters after three steps, and the gradients of each."""
+    stream = training(case, dataclasses.replace(recipe(case), **settings), output)
+    with gradients_seen() as seen, pytest.MonkeyPatch.context() as patch:
         module = sys.modules[train.__module__]
         patch.setattr(module, "validate", lambda *_, **__: {"heldout": {}})
         patch.setattr(last_level, "TRIALS", 16)
         patch.setattr(diffusion, "INFORMATION_WINDOWS", 16)
         patch.setattr(diffusion, "RISE", 1)  # full steps from the start
+        patch.setattr("sepprior.training.waveform.MOST_FIT", 8)
+        patch.setattr(GeneratorPrior, "n_candidates", 4)
         while True:
             try:
                 next(stream)
             except StopIteration as end:
                 prior = end.value
                 break
-    network = prior.generator if model == "specgan" else prior.network
-    return torch.cat([p.flatten() for p in network.parameters()])
+    network = prior.network if hasattr(prior, "network") else prior.generator
+    return torch.cat([p.flatten() for p in network.parameters()]), seen
 
 
 def worker(rank, port, path):
@@ -80,10 +111,9 @@ def worker(rank, port, path):
         "WORLD_SIZE": "2",
     }
     torch.set_num_threads(1)
-    for model in MODELS:
-        with gradients_seen() as seen:
-            torch.save(weights(model), f"{path}/{model}{rank}.pt")
-        torch.save(seen, f"{path}/{model}{rank}-gradients.pt")
+    for case in CASES:
+        found = trained(case, output=f"{path}/{case}{rank}.safetensors")
+        torch.save(found, f"{path}/{case}{rank}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -94,34 +124,32 @@ def trained_by_two(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_two_processes_are_one_with_the_joint_batch(model, trained_by_two):
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_are_one_with_the_joint_batch(case, trained_by_two):
     first, second = (
-        torch.load(trained_by_two / f"{model}{rank}.pt") for rank in range(2)
+        torch.load(trained_by_two / f"{case}{rank}.pt")[0] for rank in range(2)
     )
     assert torch.equal(first, second)
-    alone = weights(model)
+    written = [trained_by_two / f"{case}{rank}.safetensors" for rank in range(2)]
+    assert [path.exists() for path in written] == [True, False]
+    alone, _ = trained(case)
     # Adam divides by the gradient's size: rounding of a step is of its own length.
-    moved = 3 * recipe(model).learning_rate
+    moved = 3 * recipe(case).learning_rate
     assert float((first - alone).abs().max()) < 0.02 * moved
     assert float((first - alone).abs().mean()) < 1e-3 * moved
     # Negative control: with half the batch, as one process sees it, the steps differ.
-    half = weights(model, batch=4)
+    half, _ = trained(case, batch=4)
     assert float((half - alone).abs().mean()) > 0.02 * moved
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_their_gradients_are_those_of_the_joint_batch_to_rounding(
-    model, trained_by_two
-):
-    together = torch.load(trained_by_two / f"{model}0-gradients.pt")
-    with gradients_seen() as alone:
-        weights(model)
+@pytest.mark.parametrize("case", CASES)
+def test_their_gradients_are_those_of_the_joint_batch_to_rounding(case, trained_by_two):
+    _, together = torch.load(trained_by_two / f"{case}0.pt")
+    _, alone = trained(case)
     assert len(together) == len(alone) >= 3
     assert max(map(apart, together, alone)) < 1e-5
     # Negative control: with half the batch they differ from the first step on.
-    with gradients_seen() as half:
-        weights(model, batch=4)
+    _, half = trained(case, batch=4)
     assert apart(half[0], alone[0]) > 0.05
 
 

@@ -193,6 +193,24 @@ def test_training_learns_the_mean_spectrum(folder):
     assert spectrum_distance_db(_mean_power([flat]), trainer.power) > 5
 
 
+def test_a_training_that_runs_away_is_stopped(folder, tmp_path):
+    from dataclasses import replace
+
+    data = read_spectrograms([folder])
+    path = tmp_path / "g.safetensors"
+    broken = replace(TINY, learning_rate=0.9, steps=30)
+    with pytest.raises(SeppriorError, match="mean spectrum of generated") as caught:
+        finish(train_spectrograms(data, broken, device="cpu", output=path))
+    assert "a lower learning_rate (now 0.9)" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    # What the tick before had is kept.
+    left = load_spectrogram_gan(path, device="cpu")
+    assert left.metadata["unfinished"] and left.sample(2).isfinite().all()
+    high = replace(TINY, learning_rate=0.02, steps=30)
+    records, _ = finish(train_spectrograms(data, high, device="cpu"))
+    assert records[-1]["step"] == 30
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -382,6 +383,40 @@ def test_every_variant_trains_and_is_stored(settings, recording, quick, tmp_path
     assert 0.3 * sd < float(x.std()) < 3 * sd
 
 
+def test_the_best_tick_of_the_adversarial_phase_is_kept(
+    recording, quick, tmp_path, monkeypatch
+):
+    """The warm-up's ticks would be better, the later ones are nearer in one respect."""
+    nll = iter([0.5, 0.5, 1.5, 1.2, 1.1, 1.3])
+    error = iter([0.0, 0.0, 0.0, 2.0, 6.0, 1.0])
+    ticks = {}
+    report = SpecGANTrainer.report
+
+    def seen(self: SpecGANTrainer, held: torch.Tensor) -> dict[str, Any]:
+        record = report(self, held)
+        ticks[self.step] = weights(self._latest())
+        return record
+
+    def scripted(prior: Prior, windows: torch.Tensor, **_: Any) -> torch.Tensor:
+        return torch.full((len(windows),), WINDOW * next(nll))
+
+    monkeypatch.setattr(SpecGANTrainer, "report", seen)
+    monkeypatch.setattr(SpecGANTrainer, "spectral_error_db", lambda *_: next(error))
+    monkeypatch.setattr(SpecGANPrior, "heldout_nll", scripted)
+    monkeypatch.setattr("sepprior.training.gan.settle_loudness", lambda *_, **__: None)
+    path = tmp_path / "prior.safetensors"
+    config = change(keep="best", steps=6, warmup_steps=2, tick=1, ema=0.0)
+    stream = train(recording, config, device="cpu", output=path)
+    for _ in range(5):
+        next(stream)
+    stream.close()
+    assert same(weights(load_prior(path, device="cpu")), ticks[4])
+    # The best of before the interruption stays the best.
+    _, prior = finish(train(recording, config, device="cpu", output=path, resume=True))
+    assert same(weights(prior), ticks[4])
+    assert not any(same(ticks[4], ticks[step]) for step in (1, 2, 3, 5, 6))
+
+
 def test_longer_warm_up_than_run_has_no_critic(recording, quick):
     config = change(steps=4, tick=4, warmup_steps=50)
     (record,), _ = finish(train(recording, config, device="cpu"))
@@ -585,10 +620,59 @@ def test_divergence_says_what_to_try(recording, quick, tmp_path, monkeypatch):
         finish(train(recording, TINY, device="cpu", output=path))
     message = str(error.value)
     assert "step 8: bound is not finite" in message
-    assert "lower learning_rate (now 0.0002) or another seed" in message
+    assert "lower warmup_learning_rate (now 0.002) or another seed" in message
     assert "\n" not in message
     left = load_prior(path, device="cpu")
     assert left.sample(2).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("step", "setting"),
+    [(10, "warmup_learning_rate (now 0.002)"), (15, "learning_rate (now 0.0002)")],
+)
+def test_a_likelihood_that_runs_away_stops_the_training(
+    step, setting, recording, quick, tmp_path, monkeypatch
+):
+    path = tmp_path / "prior.safetensors"
+    report = SpecGANTrainer.report
+
+    def spoil(self: SpecGANTrainer, held: torch.Tensor) -> dict[str, Any]:
+        record = report(self, held)
+        # Within 0.02 of the Gaussian's, as long as little is learned.
+        record["heldout_nll"] += train_module.RUNAWAY
+        record["heldout_nll"] += 0.1 if self.step == step else -0.1
+        return record
+
+    monkeypatch.setattr(SpecGANTrainer, "report", spoil)
+    one_line_error(
+        train(recording, TINY, device="cpu", output=path),
+        rf"by step {step}: held-out noise costs 11\.\d nats per sample, the stationary "
+        rf"Gaussian 1\.4\d*; .* a lower {re.escape(setting)}",
+    )
+    # What was good at the tick before is kept.
+    assert load_prior(path, device="cpu").sample(2).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"channels": "magnitude"}, {"channels": "complex"}]
+)
+def test_without_a_likelihood_a_spectrum_that_runs_away_does(
+    settings, recording, quick, tmp_path
+):
+    path = tmp_path / "prior.safetensors"
+    config = change(likelihood_weight=0.0, **settings)
+    records, _ = finish(train(recording, config, device="cpu"))
+    assert all("heldout_nll" not in record for record in records)
+    broken = dataclasses.replace(config, learning_rate=0.9, tick=1)
+    one_line_error(
+        train(recording, broken, device="cpu", output=path),
+        r"by step \d+: the mean spectrum of generated noise is .* dB from the recorded "
+        r"one, .* before training; .* lower learning_rate \(now 0\.9\)",
+    )
+    assert load_prior(path, device="cpu").sample(2).isfinite().all()
+    # Negative control: a step size that is merely high stops nothing.
+    high = dataclasses.replace(config, learning_rate=0.02)
+    assert len(finish(train(recording, high, device="cpu"))[0]) == len(records)
 
 
 @pytest.mark.parametrize("config", [TINY, GaussianConfig(window=WINDOW)])

@@ -1,14 +1,16 @@
 """Generators of waveforms: training, range error, labels, separation."""
 
+import copy
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from sepprior.checkpoint import load_prior, save_prior
-from sepprior.config import config_from_dict
+from sepprior.config import config_from_dict, load_config
 from sepprior.data import Recording, Segment, as_recording, iterate_blocks
 from sepprior.errors import SeppriorError
 from sepprior.nets import LSTMGenerator, WaveformGenerator, weights_in_use
@@ -26,6 +28,7 @@ from sepprior.separation import separate
 from sepprior.stationary import autocovariance
 from sepprior.training import resume_path, train
 from sepprior.training import train as train_function
+from sepprior.training.contract import Task
 from sepprior.training.labels import Labels, labelled_crops
 from sepprior.training.range_error import (
     Effort,
@@ -33,6 +36,8 @@ from sepprior.training.range_error import (
     chosen_range_error,
     fit_range_error,
 )
+from sepprior.training.registry import build_trainer
+from sepprior.training.waveform import WaveformTrainer
 from sepprior.transforms import toeplitz
 from tests.conftest import SAMPLE_RATE, WINDOW, coloured_noise, finish, timeless
 
@@ -59,8 +64,23 @@ def quick(monkeypatch):
 
 
 def same(a, b):
-    a, b = a.network.state_dict(), b.network.state_dict()
+    return same_weights(a.network, b.network)
+
+
+def same_weights(a, b):
+    a, b = a.state_dict(), b.state_dict()
     return all(torch.equal(a[k], b[k]) for k in a)
+
+
+def trainer_of(recording, config):
+    """A run whose held-out windows are other noise of the same kind."""
+    gaussian = finish(
+        train(recording, config_from_dict({"model": "gaussian", "window": WINDOW}))
+    )[1]
+    held = torch.from_numpy(coloured_noise(8 * WINDOW, seed=3)).view(8, WINDOW)
+    device = torch.device("cpu")
+    task = Task(recording, recording, held, gaussian.to("cpu"), device, {})
+    return WaveformTrainer(task, config)
 
 
 # --- training -------------------------------------------------------------------------
@@ -140,6 +160,52 @@ def test_separation_in_noise_of_the_generator_itself(model, recording, quick):
         assert errors[0] < 0.85 * errors[1]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "steps", "sizes"),
+    [
+        ("wavegan-full", 1, (19_070_000, 17_430_000)),
+        ("gansynth-full", 3, None),  # the third step is the first at full size
+        ("lstm-full", 1, None),
+    ],
+)
+def test_the_full_recipes_train(recipe, steps, sizes, quick, monkeypatch):
+    """The sizes of the files, two windows a step; held-out noise is not inverted."""
+    folder = Path(__file__).parent.parent / "configs"
+    config = load_config(folder / f"{recipe}.toml")
+    small = {"batch": 2, "critic_steps": 1, "steps": steps, "tick": 1}
+    config = dataclasses.replace(config, **small, precision="float32", compile=False)
+    trainers = []
+
+    def uninverted(prior, windows, **_):
+        return prior.with_range_error(0.5, 0.75 * unit_ratio(config.window))
+
+    def begun(*args, **options):
+        trainers.append(build_trainer(*args, **options))
+        return trainers[0]
+
+    part = "sepprior.training.waveform"
+    monkeypatch.setattr(f"{part}.fit_range_error", uninverted)
+    monkeypatch.setattr(f"{part}.laplace_nll", lambda _, windows, **__: windows.sum(1))
+    monkeypatch.setattr(f"{part}.SPECTRUM_DRAWS", 4)
+    monkeypatch.setattr(train_module, "build_trainer", begun)
+    noise = coloured_noise(12 * config.window, seed=0)
+    stream = train(as_recording(noise, sample_rate=16000.0), config, device="cpu")
+    records, prior = finish(stream)
+    assert [record["step"] for record in records] == list(range(1, steps + 1))
+    for name in ("critic_distance", "gradient_penalty", "spectral_loss"):
+        assert all(math.isfinite(record[name]) for record in records)
+    drawn = prior.sample(2)
+    assert drawn.shape == (2, config.window) and torch.isfinite(drawn).all()
+    if recipe == "gansynth-full":
+        assert float(prior.network.grown) == prior.network.plan.stages - 1 == 5
+    if sizes is not None:
+        for network, size in zip(
+            (prior.network, trainers[0].critic), sizes, strict=True
+        ):
+            count = sum(p.numel() for p in network.parameters())
+            assert count == pytest.approx(size, rel=1e-3)
+
+
 @pytest.mark.parametrize("model", ["wavegan", "gansynth"])
 def test_resumed_exactly(model, recording, quick, tmp_path):
     config = tiny(model, keep="best")
@@ -157,6 +223,57 @@ def test_resumed_exactly(model, recording, quick, tmp_path):
     )
     assert timeless(before + after) == timeless(records)
     assert same(resumed, prior)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_best_tick_is_kept(model, recording, quick, tmp_path, monkeypatch):
+    """Not the likeliest, not that of the nearest spectrum, not the last."""
+    nll, error = iter([1.5, 1.2, 1.1, 1.3]), iter([0.0, 2.0, 6.0, 1.0])
+    ticks = {}
+    report = WaveformTrainer.report
+
+    def seen(self, held):
+        record = report(self, held)
+        fit = self._glance(held)
+        ticks[self.step] = (copy.deepcopy(self.ema), fit.gain, fit.range_error.ratio)
+        return record
+
+    def scripted(prior, windows, **_):
+        return torch.full((len(windows),), WINDOW * next(nll))
+
+    monkeypatch.setattr(WaveformTrainer, "report", seen)
+    monkeypatch.setattr("sepprior.training.waveform.laplace_nll", scripted)
+    monkeypatch.setattr(WaveformTrainer, "prior_error_db", lambda *_: next(error))
+    path = tmp_path / "prior.safetensors"
+    config = tiny(model, keep="best", tick=1, ema=0.0)
+    stream = train(recording, config, device="cpu", output=path)
+    for _ in range(3):
+        next(stream)
+    stream.close()
+    stopped = load_prior(path, device="cpu")
+    network, gain, ratio = ticks[2]
+    assert same_weights(stopped.network, network)
+    assert stopped.gain == gain and torch.equal(stopped.range_error.ratio, ratio)
+    # The best of before the interruption stays the best.
+    _, prior = finish(train(recording, config, device="cpu", output=path, resume=True))
+    assert same_weights(prior.network, network)
+    assert not same_weights(prior.network, ticks[3][0])
+    assert not same_weights(prior.network, ticks[4][0])
+
+
+def test_the_spectrum_that_is_judged_is_the_priors(recording, quick):
+    """A generator far too soft, whose range error makes up for it."""
+    trainer = trainer_of(recording, tiny("wavegan", keep="best"))
+    with torch.no_grad():
+        for parameter in list(trainer.ema.parameters())[-2:]:
+            parameter.mul_(1e-3)
+    record = trainer.report(trainer.task.held)
+    assert record["spectral_error_db"] > 20.0
+    # The likelihood, and the spectral error of 256 windows.
+    assert trainer.best_score == pytest.approx(record["heldout_nll"], abs=0.02)
+    # Negative control: with a gain it is far too loud.
+    loud = trainer._glance(trainer.task.held).with_range_error(1e4, unit_ratio(WINDOW))
+    assert trainer.prior_error_db(loud) > 10.0
 
 
 @pytest.mark.parametrize(
@@ -196,16 +313,7 @@ def test_specgan_takes_every_loss(loss, recording, quick):
 
 @pytest.mark.parametrize("model", ["wavegan", "gansynth"])
 def test_clipped_weights_stay_clipped(model, recording, quick):
-    from sepprior.training.contract import Task
-    from sepprior.training.waveform import WaveformTrainer
-
-    gaussian = finish(
-        train(recording, config_from_dict({"model": "gaussian", "window": WINDOW}))
-    )[1]
-    held = torch.from_numpy(coloured_noise(4 * WINDOW, seed=3)).view(4, WINDOW)
-    device = torch.device("cpu")
-    task = Task(recording, recording, held, gaussian.to("cpu"), device, {})
-    trainer = WaveformTrainer(task, tiny(model, loss="wgan", weight_clip=0.02))
+    trainer = trainer_of(recording, tiny(model, loss="wgan", weight_clip=0.02))
     trainer.advance()
     for parameter, factor in weights_in_use(trainer.critic):
         largest = factor * float(parameter.detach().abs().max())

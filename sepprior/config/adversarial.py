@@ -61,9 +61,12 @@ class AdversarialConfig:
             which moves every frequency by as much.
         precision: "bfloat16" computes the networks in mixed precision (penalties stay
             in float32).
-        compile: Compile the generator with torch.compile.
-        keep: Which running average becomes the prior: the "last", or the "best" tick by
-            held-out likelihood (by spectral error where there is none).
+        compile: Compile the generator with torch.compile, one that grows when it has
+            its full size.
+        keep: Which running average becomes the prior: the "last", or that of the "best"
+            tick by held-out likelihood and spectral error of the prior (by the latter
+            alone where there is no likelihood); of a specgan only ticks of the
+            adversarial phase are considered.
         validation_fraction: Share of the recording held out, in contiguous blocks.
         tick: Steps between two records of statistics.
         seed: Seed of every random choice.

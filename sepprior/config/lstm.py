@@ -7,6 +7,7 @@ from typing import Literal
 
 from sepprior.config.adversarial import AdversarialConfig
 from sepprior.config.checks import check_range
+from sepprior.errors import SeppriorError
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class LSTMConfig(AdversarialConfig):
     Attributes (besides those of every adversarial network):
         model: Always "lstm".
         layers: Recurrent layers; each has `width` cells.
+        compile: Always false: the recurrence runs in a fused kernel.
 
     Raises:
         SeppriorError: A value is out of its range.
@@ -31,4 +33,9 @@ class LSTMConfig(AdversarialConfig):
     def __post_init__(self) -> None:
         """Check types and ranges."""
         super().__post_init__()
+        if self.compile:
+            raise SeppriorError(
+                "compile = true: the recurrence runs in a fused kernel, which is not "
+                "compiled; leave it out"
+            )
         check_range("layers", self.layers, 1, 8)

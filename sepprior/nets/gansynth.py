@@ -8,7 +8,7 @@ sees how much a batch varies; weights are scaled at run time (equalised learning
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -176,6 +176,11 @@ class GANSynthGenerator(WaveformGenerator):
         """Use as many stages as belong to this share of the training."""
         self.grown.fill_(self.plan.grown(progress, self.growth))
 
+    @property
+    def settled(self) -> bool:
+        """Whether the full size is reached."""
+        return float(self.grown) == self.plan.stages - 1
+
     def stage_planes(self, code: Tensor) -> Tensor:
         """Planes at the size of the stage that is trained, (B, 2, F_s, T_s)."""
         grown = float(self.grown)
@@ -233,14 +238,23 @@ class GANSynthCritic(nn.Module):
         width: channels at full size.
         outputs: 1 for a critic, 1 + L with a label classifier.
         growth: as the generator's.
+        joint: gives the whole batch (B, ...) of the rows that this process has of it;
+            the rows themselves where it has all.
     """
 
     grown: Tensor
 
     def __init__(
-        self, *, window: int, width: int, outputs: int = 1, growth: float = 0.0
+        self,
+        *,
+        window: int,
+        width: int,
+        outputs: int = 1,
+        growth: float = 0.0,
+        joint: Callable[[Tensor], Tensor] = lambda rows: rows,
     ) -> None:
         super().__init__()
+        self.joint = joint
         plane = PhasePlane(window)
         self.plan, self.growth = GrowthPlan(plane.bins, plane.frames), growth
         widths = self.plan.widths(width)
@@ -274,7 +288,8 @@ class GANSynthCritic(nn.Module):
                 coarse = self.inputs[stage - 1](halve(planes))
                 coarse = functional.leaky_relu(coarse, 0.2)
                 h = torch.lerp(coarse, h, 1.0 - (stage - grown))
-        h = torch.cat([h, batch_spread(h)], 1)
+        spread = batch_spread(self.joint(h))[: len(h)]
+        h = torch.cat([h, spread], 1)
         h = functional.leaky_relu(self.last(h), 0.2)
         h = functional.leaky_relu(self.hidden(h.flatten(1)), 0.2)
         return self.score(h)

@@ -56,8 +56,6 @@ class LSTMGenerator(WaveformGenerator):
         layers: number of layers.
     """
 
-    compilable = False
-
     def __init__(self, *, window: int, code: int, width: int, layers: int) -> None:
         super().__init__()
         self.window, self.code, self.width = window, code, width
@@ -98,10 +96,7 @@ class LSTMGenerator(WaveformGenerator):
         return self.output(torch.stack(outputs, 1)).squeeze(-1)
 
     def fake(self, code: Tensor) -> tuple[Tensor, Tensor]:
-        """The same by the fused kernel, which has a backward derivative alone.
-
-        It is as fast as it gets, and not to be compiled.
-        """
+        """The same by the fused kernel, which has a backward derivative alone."""
         h, c = (
             torch.stack(part) for part in zip(*self._first_states(code), strict=True)
         )

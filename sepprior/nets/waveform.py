@@ -21,8 +21,11 @@ class WaveformGenerator(nn.Module):
     """
 
     window: int
-    compilable: bool = True
-    """Whether `fake` gains by ``torch.compile``."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the layers in use stay those that they are."""
+        return True
 
     def structure(self) -> dict[str, Any]:
         """Arguments that rebuild the module, JSON-able."""

@@ -56,6 +56,11 @@ class Trainer(Protocol):
     step: int
 
     @property
+    def rate_setting(self) -> str:
+        """Name of the setting that gave the latest step its size."""
+        ...
+
+    @property
     def facts(self) -> dict[str, Any]:
         """JSON-able choices made at the start, stored with the prior."""
         ...
@@ -67,7 +72,8 @@ class Trainer(Protocol):
     def report(self, held: Tensor) -> dict[str, Any]:
         """Statistics of a tick: `spectral_error_db`, `heldout_nll` (nats per sample).
 
-        Those that the model cannot give cheaply are left out.
+        Those that the model cannot give cheaply are left out. Raises SeppriorError
+        where they tell, without a likelihood, that the training ran away.
         """
         ...
 

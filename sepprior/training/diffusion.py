@@ -61,6 +61,8 @@ class DiffusionTrainer:
         chosen: its name.
     """
 
+    rate_setting = "learning_rate"
+
     def __init__(
         self, task: Task, config: DiffusionConfig, whitening: Tensor, chosen: str
     ) -> None:

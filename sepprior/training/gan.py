@@ -31,7 +31,12 @@ from sepprior.training.adversary import (
 from sepprior.training.loudness import settle_loudness
 from sepprior.training.noise_model import NoiseModel
 from sepprior.training.specgan_networks import Networks, freeze
-from sepprior.training.steps import check_finite, mixed_precision, set_rate
+from sepprior.training.steps import (
+    check_finite,
+    check_spectrum,
+    mixed_precision,
+    set_rate,
+)
 
 KL_RAMP = 1 / 3
 """Share of the warm-up over which the latent's divergence is phased in.
@@ -78,6 +83,8 @@ class SpecGANTrainer:
             if module is not None:
                 module.train().requires_grad_(True)
         self.step = 0
+        if networks.encoder is None:
+            self.untrained_db = self.spectral_error_db(self._latest())
         self.best_score = math.inf
         self.best_generator = copy.deepcopy(networks.ema_generator)
         self.best_encoder = copy.deepcopy(networks.ema_encoder)
@@ -105,6 +112,13 @@ class SpecGANTrainer:
             return 0
         return min(self.config.warmup_steps, self.config.steps)
 
+    @property
+    def rate_setting(self) -> str:
+        """Name of the setting that gave the latest step its size."""
+        if self.step <= self.warmup:
+            return "warmup_learning_rate"
+        return "learning_rate"
+
     def advance(self) -> dict[str, float]:
         """One generator step (and its critic steps); returns its losses."""
         if self.step < self.warmup:
@@ -114,7 +128,7 @@ class SpecGANTrainer:
         self.step += 1
         decay = min(self.config.ema, (1.0 + self.step) / (10.0 + self.step))
         self.networks.follow(decay)
-        check_finite(record, self.step, self.config)
+        check_finite(record, self.step, self.config, self.rate_setting)
         return record
 
     # -- likelihood ------------------------------------------------------------------
@@ -264,6 +278,8 @@ class SpecGANTrainer:
             nll = prior.heldout_nll(held, draws=2).mean() / self.config.window
             record["heldout_nll"] = float(nll)
             score += float(nll)
+        else:
+            check_spectrum(error, self.untrained_db, self.step, self.config)
         if self.config.keep == "best" and self.step > self.warmup:
             self._remember(score)
         return record

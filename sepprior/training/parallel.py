@@ -3,7 +3,7 @@
 Started by ``torchrun``, each process draws the same random numbers for the whole batch
 and keeps every `world`-th row, so that the run is that of one process with the joint
 batch. DistributedDataParallel averages the gradients; what is not a mean over the batch
-(the batch-mean spectrum) gathers the joint batch first.
+(the batch-mean spectrum, how much a batch varies) gathers the joint batch first.
 """
 
 from __future__ import annotations
@@ -106,23 +106,40 @@ class Objective(nn.Module):
 class _Gather(torch.autograd.Function):
     """All rows in the order of the joint batch.
 
-    Every process computes the same function of the joint batch; the sum of their
-    gradients, averaged again over the processes, is its gradient.
+    The gradient is that of the sum of what the processes compute of the joint batch;
+    averaged over them again, it is that of their mean.
     """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, rank: int, world: int) -> Tensor:
         ctx.place = (rank, world)
+        rows = rows.contiguous()
         parts = [torch.empty_like(rows) for _ in range(world)]
-        dist.all_gather(parts, rows.contiguous())
+        dist.all_gather(parts, rows)
         return torch.stack(parts, 1).flatten(0, 1)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        rank, world = ctx.place
-        total = gradients[0].contiguous()
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, None, None]:
+        return _Sum.apply(gradients[0], *ctx.place), None, None
+
+
+class _Sum(torch.autograd.Function):
+    """This process's rows of the sum of all processes' joint batches.
+
+    The adjoint of `_Gather`, a function of its own for the sake of second derivatives,
+    which the critic's penalty takes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, joint: Tensor, rank: int, world: int) -> Tensor:
+        ctx.place = (rank, world)
+        total = joint.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
-        return total[rank::world], None, None
+        return total[rank::world]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, None, None]:
+        return _Gather.apply(gradients[0], *ctx.place), None, None
 
 
 def current_ranks() -> Ranks:

@@ -30,9 +30,15 @@ from sepprior.priors.specgan import MAGNITUDE_FLOOR
 from sepprior.priors.spectrogram import SpectrogramGAN, magnitudes, planes_of
 from sepprior.training.adversary import Adversary, decayed_rate, spectral_term
 from sepprior.training.moments import plane_moments, power_moments
-from sepprior.training.parallel import Ranks
+from sepprior.training.parallel import current_ranks, join_processes
 from sepprior.training.state import check_continued, pack, resume_path, unpack
-from sepprior.training.steps import check_finite, follow, mixed_precision, set_rate
+from sepprior.training.steps import (
+    check_finite,
+    check_spectrum,
+    follow,
+    mixed_precision,
+    set_rate,
+)
 
 CHUNK_VALUES = 2**22
 """Values of the spectrograms that are read at a time."""
@@ -55,7 +61,6 @@ class SpectrogramTrainer:
     ) -> None:
         self.data, self.config, self.device = data, config, device
         self.rng = torch.Generator().manual_seed(config.seed)
-        self.ranks = Ranks()
         self.step = 0
         self.space = LatentSpace(config.latent, config.latent_distribution == "uniform")
         held = round(config.validation_fraction * len(data))
@@ -79,6 +84,7 @@ class SpectrogramTrainer:
             unseen = _mean_power(chunks(self.training, len(data)))
             self.floor_db = losses.spectrum_distance_db(unseen, self.power)
         self._build()
+        self.untrained_db = self.spectral_error_db()
 
     def _build(self) -> None:
         config, plane = self.config, PlaneShape(self.data.size, self.data.size)
@@ -95,24 +101,28 @@ class SpectrogramTrainer:
         self.generator = generator.to(self.device)
         self.critic = critic.to(self.device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        self.ranks = current_ranks()
+        self.ranks.share(config.batch)  # an error where it cannot be
         rates = {"lr": config.learning_rate, "betas": config.betas, "fused": True}
         self.optimiser = torch.optim.Adam(self.generator.parameters(), **rates)
         self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), **rates)
         self.adversary = Adversary(
             self.critic, self.critic_optimiser, config, rng=self.rng, ranks=self.ranks
         )
+        self._objective = self.ranks.step(self.generator, self._generator_loss)
 
     def _real(self) -> Tensor:
         """Planes of random spectrograms, (B, 1, F, F)."""
         count = (self.config.batch,)
-        rows = torch.randint(self.training, count, generator=self.rng)
+        joint = torch.randint(self.training, count, generator=self.rng)
+        rows = self.ranks.rows(joint)
         values = torch.from_numpy(np.array(self.data.values[rows.numpy()]))
         return planes_of(values.to(self.device), self.log_mean, self.log_sd)
 
     def _fake(self) -> Tensor:
         """Generated planes (B, 1, F, F), differentiable in the generator."""
         shape = (self.config.batch, self.config.latent)
-        z = torch.randn(shape, generator=self.rng).to(self.device)
+        z = self.ranks.rows(torch.randn(shape, generator=self.rng)).to(self.device)
         with mixed_precision(self.config, self.device):
             return self.generator(self.space.code(z)).float()
 
@@ -128,16 +138,8 @@ class SpectrogramTrainer:
                 fake = self._fake()
             record = self.adversary.step(self._real(), fake, None)
         self.critic.requires_grad_(False)
-        fake = self._fake()
-        loss = self.adversary.generator_loss(fake, self._real, None)
-        record["generator_loss"] = float(loss.detach())
-        power = losses.plane_power(magnitudes(fake, self.log_mean, self.log_sd))
-        spectral = spectral_term(
-            config, power, self.log_mean_power, self.log_sd_power, self.ranks
-        )
-        if spectral is not None:
-            loss = loss + config.spectral_weight * spectral
-            record["spectral_loss"] = float(spectral.detach())
+        loss, parts = self._objective()
+        record |= {name: float(part) for name, part in parts.items()}
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
@@ -147,6 +149,19 @@ class SpectrogramTrainer:
         follow(self.average, self.generator, decay)
         check_finite(record, self.step, config)
         return record
+
+    def _generator_loss(self) -> tuple[Tensor, dict[str, Tensor]]:
+        fake = self._fake()
+        loss = self.adversary.generator_loss(fake, self._real, None)
+        parts = {"generator_loss": loss.detach()}
+        power = losses.plane_power(magnitudes(fake, self.log_mean, self.log_sd))
+        spectral = spectral_term(
+            self.config, power, self.log_mean_power, self.log_sd_power, self.ranks
+        )
+        if spectral is not None:
+            loss = loss + self.config.spectral_weight * spectral
+            parts["spectral_loss"] = spectral.detach()
+        return loss, parts
 
     def spectral_error_db(self) -> float:
         """Rms over frequency of the generated over the recorded mean power, dB."""
@@ -197,7 +212,8 @@ def train_spectrograms(
     """Train a generator of spectrograms, yielding a record of statistics per tick.
 
     Closing the stream, or an interrupt, leaves the newest generator at `output` and the
-    full training state beside it.
+    full training state beside it. In processes started by ``torchrun`` each takes its
+    part of every batch, and the first one writes.
 
     Args:
         data: what to learn.
@@ -214,7 +230,8 @@ def train_spectrograms(
             a training state that does not fit.
     """
     _check(config)
-    trainer = SpectrogramTrainer(data, config, resolve_device(device))
+    place = resolve_device(join_processes(device))
+    trainer = SpectrogramTrainer(data, config, place)
     return _run(trainer, None if output is None else Path(output), resume=resume)
 
 
@@ -232,6 +249,8 @@ def _run(
     }
     if resume:
         trainer.load_state(_earlier(path, facts))
+    if trainer.ranks.rank:
+        path = None  # of several processes the first one writes
     began = saved = time.monotonic()
     last = _snapshot(trainer, facts)
     try:
@@ -239,13 +258,15 @@ def _run(
             record: dict[str, Any] = dict(trainer.advance())
             if trainer.step % config.tick and trainer.step < config.steps:
                 continue
+            error = trainer.spectral_error_db()
+            check_spectrum(error, trainer.untrained_db, trainer.step, config)
             last = _snapshot(trainer, facts)
             yield {
                 "step": trainer.step,
                 "steps": config.steps,
                 "seconds": round(time.monotonic() - began, 3),
                 **record,
-                "spectral_error_db": trainer.spectral_error_db(),
+                "spectral_error_db": error,
                 "spectral_floor_db": trainer.floor_db,
             }
             if path is not None and time.monotonic() - saved > SAVE_SECONDS:

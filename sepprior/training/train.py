@@ -35,6 +35,7 @@ from sepprior.training.contract import Task, Trainer, block_size, unheard
 from sepprior.training.parallel import current_ranks, join_processes
 from sepprior.training.registry import build_trainer
 from sepprior.training.state import check_continued, pack, resume_path, unpack
+from sepprior.training.steps import diverged
 from sepprior.training.validate import validate
 
 VALIDATION_WINDOWS = 128
@@ -184,11 +185,12 @@ def _ticks(
         if "heldout_nll" in record:
             record["heldout_nll_gaussian"] = gaussian_nll
             if not record["heldout_nll"] < gaussian_nll + RUNAWAY:
-                raise SeppriorError(
-                    f"training diverged by step {trainer.step}: held-out noise costs "
-                    f"{record['heldout_nll']:.3g} nats per sample, the stationary "
-                    f"Gaussian {gaussian_nll:.3g}; train again with a learning_rate "
-                    f"below {config.learning_rate:g}"
+                raise diverged(
+                    f"held-out noise costs {record['heldout_nll']:.3g} nats per "
+                    f"sample, the stationary Gaussian {gaussian_nll:.3g}",
+                    trainer.step,
+                    config,
+                    trainer.rate_setting,
                 )
         yield record
 

@@ -65,6 +65,8 @@ class WaveformTrainer:
         config: the recipe.
     """
 
+    rate_setting = "learning_rate"
+
     def __init__(self, task: Task, config: WaveformConfig) -> None:
         self.task, self.config, self.step = task, config, 0
         self.ranks = current_ranks()
@@ -80,7 +82,10 @@ class WaveformTrainer:
             self.labels.shares,
         )
         generator, critic = build_networks(
-            config, n_labels=len(self.labels.names), peak=self._peak()
+            config,
+            n_labels=len(self.labels.names),
+            peak=self._peak(),
+            ranks=self.ranks,
         )
         if isinstance(generator, GANSynthGenerator):
             plane = generator.plane
@@ -120,11 +125,11 @@ class WaveformTrainer:
             ),
         )
         self._objective = self.ranks.step(self.generator, self._generator_loss)
-        self._fake = self.generator.fake
-        if config.compile and self.generator.compilable:
+        self._compiled = None
+        if config.compile:
             # The generator alone: compiled code has no second derivative, which the
             # critic's penalty takes.
-            self._fake = torch.compile(self.generator.fake)
+            self._compiled = torch.compile(self.generator.fake)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -170,6 +175,13 @@ class WaveformTrainer:
         shape = (self.config.batch, self.config.latent)
         z = self.ranks.rows(torch.randn(shape, generator=self.rng))
         return self.space.joined(z.to(self.task.device), onehot)
+
+    def _fake(self, code: Tensor) -> tuple[Tensor, Tensor]:
+        """Generated waveforms (B, N) and what the critic sees of them."""
+        # While a generator grows, every step of it would be compiled anew.
+        if self._compiled is None or not self.generator.settled:
+            return self.generator.fake(code)
+        return self._compiled(code)
 
     # -- steps -------------------------------------------------------------------------
 
@@ -234,16 +246,20 @@ class WaveformTrainer:
     # -- what a tick reports -----------------------------------------------------------
 
     def report(self, held: Tensor) -> dict[str, Any]:
-        """Spectral error and a quick held-out likelihood; remembers the best tick."""
+        """Spectral error of the generator, quick held-out likelihood of the prior.
+
+        The best tick, which is remembered, is that of the best prior: likelihood and
+        spectral error of the generator with its gain and range error together.
+        """
         glance = self._glance(held)
         nll = self._quick_nll(glance, held[: self._few])
-        error = self.spectral_error_db()
-        score = nll + NATS_PER_SQUARE_DB * error**2
-        if self.best is not None and score < self.best_score:
-            self.best_score = score
-            self.best.load_state_dict(self.ema.state_dict())
-            self.best_fit = glance.reach.to("cpu")
-        return {"spectral_error_db": error, "heldout_nll": nll}
+        if self.best is not None:
+            score = nll + NATS_PER_SQUARE_DB * self.prior_error_db(glance) ** 2
+            if score < self.best_score:
+                self.best_score = score
+                self.best.load_state_dict(self.ema.state_dict())
+                self.best_fit = glance.reach.to("cpu")
+        return {"spectral_error_db": self.spectral_error_db(), "heldout_nll": nll}
 
     def _quick_nll(self, prior: GeneratorPrior, windows: Tensor) -> float:
         """``-log p`` of held-out windows, nats per sample."""
@@ -278,12 +294,21 @@ class WaveformTrainer:
         return self._glanced[1]
 
     def spectral_error_db(self) -> float:
-        """Rms over frequency of the generated over the recorded mean spectrum, dB."""
+        """Rms over frequency of the generator's over the recorded mean spectrum, dB."""
         rng = torch.Generator().manual_seed(1)
         shape = (SPECTRUM_DRAWS, self.space.n_latent)
         z = torch.randn(shape, generator=rng).to(self.task.device)
         with torch.no_grad():
             fake = torch.cat([self.ema(c) for c in self.space.code(z).split(64)])
+        return self._distance_db(fake)
+
+    def prior_error_db(self, prior: GeneratorPrior) -> float:
+        """The same of noise drawn from a prior, range error included."""
+        rng = torch.Generator().manual_seed(1)
+        drawn = prior.sample(SPECTRUM_DRAWS, generator=rng)
+        return self._distance_db((drawn - self.level) / self.sd)
+
+    def _distance_db(self, fake: Tensor) -> float:
         power = losses.periodogram(fake).mean(0)
         return losses.spectrum_distance_db(power, self.log_mean_power.exp())
 

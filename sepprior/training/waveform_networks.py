@@ -14,10 +14,11 @@ from sepprior.nets import (
     WaveGANCritic,
     WaveGANGenerator,
 )
+from sepprior.training.parallel import Ranks
 
 
 def build_networks(
-    config: WaveformConfig, *, n_labels: int, peak: float
+    config: WaveformConfig, *, n_labels: int, peak: float, ranks: Ranks
 ) -> tuple[WaveformGenerator, nn.Module]:
     """Generator and critic of a recipe, initialised from its seed alone.
 
@@ -25,6 +26,7 @@ def build_networks(
         config: the recipe.
         n_labels: L, 0 without labels.
         peak: largest sample of the recording, in standard deviations.
+        ranks: this process among those of the training.
     """
     code, outputs, window = config.latent + n_labels, 1 + n_labels, config.window
     with torch.random.fork_rng(devices=[]):
@@ -39,6 +41,7 @@ def build_networks(
                 width=config.critic_width,
                 outputs=outputs,
                 growth=config.growth,
+                joint=ranks.joint,
             )
             return generator, critic
         if isinstance(config, LSTMConfig):
