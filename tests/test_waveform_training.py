@@ -138,7 +138,7 @@ def test_separation_in_noise_of_the_generator_itself(model, recording, quick):
     cannot be seen; few of those of gansynth can be found by four proposals.
     """
     _, trained = finish(train(recording, tiny(model), device="cpu"))
-    prior = trained.with_range_error(1.0, 0.05 * unit_ratio(WINDOW))
+    prior = trained.with_reach(Reach(1.0, 0.05 * unit_ratio(WINDOW)))
     rng = torch.Generator().manual_seed(0)
     waves = prior.coherent(torch.randn(8, prior.n_latent, generator=rng)).numpy()
     white = torch.randn(8, WINDOW, generator=rng).double()
@@ -177,7 +177,7 @@ def test_the_full_recipes_train(recipe, steps, sizes, quick, monkeypatch):
     trainers = []
 
     def uninverted(prior, windows, **_):
-        return prior.with_range_error(0.5, 0.75 * unit_ratio(config.window))
+        return prior.with_reach(Reach(0.5, 0.75 * unit_ratio(config.window)))
 
     def begun(*args, **options):
         trainers.append(build_trainer(*args, **options))
@@ -185,6 +185,7 @@ def test_the_full_recipes_train(recipe, steps, sizes, quick, monkeypatch):
 
     part = "sepprior.training.waveform"
     monkeypatch.setattr(f"{part}.fit_range_error", uninverted)
+    monkeypatch.setattr(f"{part}.chosen_range_error", uninverted)
     monkeypatch.setattr(f"{part}.laplace_nll", lambda _, windows, **__: windows.sum(1))
     monkeypatch.setattr(f"{part}.SPECTRUM_DRAWS", 4)
     monkeypatch.setattr(train_module, "build_trainer", begun)
