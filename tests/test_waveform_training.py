@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sepprior.checkpoint import load_prior, save_prior
 from sepprior.config import config_from_dict, load_config
@@ -29,6 +30,7 @@ from tests.conftest import SAMPLE_RATE, WINDOW, coloured_noise, finish, timeless
 
 train_module = __import__(train_function.__module__, fromlist=["train"])
 MODELS = ["wavegan", "lstm", "gansynth"]
+SHORT = {"specgan": {"warmup_steps": 1, "latent_row": "no", "whitening": "total"}}
 
 
 def tiny(model, **settings):
@@ -48,7 +50,11 @@ def quick(monkeypatch):
 
 
 def same(a, b):
-    return same_weights(a.network, b.network)
+    return same_weights(network_of(a), network_of(b))
+
+
+def network_of(prior):
+    return prior.network if hasattr(prior, "network") else prior.generator
 
 
 def same_weights(a, b):
@@ -147,23 +153,54 @@ def test_the_full_recipes_train(recipe, steps, sizes, quick, monkeypatch):
             assert count == pytest.approx(size, rel=1e-3)
 
 
-@pytest.mark.parametrize("model", ["wavegan", "gansynth"])
+@pytest.mark.parametrize("model", [*MODELS, "specgan"])
 def test_resumed_exactly(model, recording, quick, tmp_path):
-    config = tiny(model, keep="best")
-    records, prior = finish(
-        train(recording, config, device="cpu", output=tmp_path / "a.safetensors")
-    )
-    path = tmp_path / "b.safetensors"
-    stream = train(recording, config, device="cpu", output=path)
+    config = tiny(model, keep="best", **SHORT.get(model, {}))
+    check_resumed(recording, config, tmp_path)
+
+
+@pytest.mark.parametrize("model", ["gansynth", "specgan"])
+def test_a_training_with_labels_is_resumed_exactly(model, two_states, quick, tmp_path):
+    config = tiny(model, **SHORT.get(model, {}))
+    resumed = check_resumed(two_states, config, tmp_path)
+    assert resumed.metadata["labels"] == ["busy", "idle"]
+
+
+def check_resumed(recording, config, folder):
+    """Interrupted after its first tick, a run ends as the uninterrupted one."""
+    paths = folder / "a.safetensors", folder / "b.safetensors"
+    records, prior = finish(train(recording, config, device="cpu", output=paths[0]))
+    stream = train(recording, config, device="cpu", output=paths[1])
     before = [next(stream)]
     stream.close()
-    assert load_prior(path, device="cpu").metadata["unfinished"]
-    assert resume_path(path).exists()
+    assert load_prior(paths[1], device="cpu").metadata["unfinished"]
     after, resumed = finish(
-        train(recording, config, device="cpu", output=path, resume=True)
+        train(recording, config, device="cpu", output=paths[1], resume=True)
     )
     assert timeless(before + after) == timeless(records)
+    # Networks, optimisers, random numbers, and what is kept of the best tick.
+    first, second = (load_file(resume_path(path)) for path in paths)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
     assert same(resumed, prior)
+    return resumed
+
+
+def test_more_latents_of_a_recurrence(recording, quick, tmp_path):
+    """Eight, of which each has its say in the waveform."""
+    path = tmp_path / "prior.safetensors"
+    config = tiny("lstm", latent=8, width=16, layers=2)
+    records, prior = finish(train(recording, config, device="cpu", output=path))
+    assert math.isfinite(records[-1]["heldout_nll"])
+    loaded = load_prior(path, device="cpu")
+    assert loaded.n_latent == 8 and same(loaded, prior)
+    derivative = torch.func.jacfwd(loaded.waveform)(torch.zeros(8))
+    assert derivative.shape == (WINDOW, 8)
+    assert torch.linalg.matrix_rank(derivative) == 8
+    t = np.arange(WINDOW) / SAMPLE_RATE
+    x = coloured_noise(WINDOW, seed=5) + 20 * np.sin(2 * np.pi * 9.0 * t + 1.0)
+    result = separate(x, loaded, fmin=5, fmax=20, starts=1)
+    assert float(result.parameters["frequency"].value) == pytest.approx(9.0, abs=0.3)
 
 
 @pytest.mark.parametrize("model", MODELS)
