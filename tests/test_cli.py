@@ -76,6 +76,9 @@ def test_help_and_version():
     for command in ("train-noise", "separate", "benchmark", "inspect", "sample"):
         assert f"  {command} " in listed
         assert run(command, "--help").exit_code == 0
+    told = run("train-noise", "--help").stdout
+    for word in ("configs/", "TOML", "losses", "label", '"magnitude"'):
+        assert word in told
     assert run("--version").stdout == f"sepprior, version {__version__}\n"
 
 

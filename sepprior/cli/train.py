@@ -82,6 +82,11 @@ def train_noise_command(
     NOISE are files or folders: CSV, TXT, NPY, NPZ, WAV, HDF5 or Parquet. Statistics of
     each tick go to a .jsonl file beside the prior. Ctrl-C leaves a usable prior.
 
+    --config takes a recipe: sizes, losses and their weights, step sizes, all settings
+    by name. configs/ in the sources has them in TOML with comments, of each model a
+    small and a full one, to be copied and changed. A column named label makes the GANs
+    conditional on it.
+
     With a recipe of channels = "magnitude", NOISE may be spectrograms: CSV files of
     magnitudes without header, a line per frequency, a column per frame, all of one
     size such as 128 x 128. What is learned then generates spectrograms (sepprior

@@ -12,7 +12,7 @@ from sepprior import losses
 from sepprior.config import AdversarialConfig
 from sepprior.nets import WaveGANCritic, weights_in_use
 from sepprior.training.parallel import Ranks
-from sepprior.training.steps import mixed_precision
+from sepprior.training.steps import full_float32, mixed_precision
 
 NATS_PER_SQUARE_DB = (math.log(10.0) / 10.0) ** 2 / 4.0
 """Divergence per sample of Gaussian noises with spectra 1 dB apart (Whittle 1953)."""
@@ -91,7 +91,8 @@ class Adversary:
         mix = self.ranks.rows(joint).to(real.device)
         loss, parts = self._objective(real, fake, onehot, mix)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        with full_float32():
+            loss.backward()
         self.optimiser.step()
         if self.config.loss == "wgan":
             losses.clip_weights(weights_in_use(self.critic), self.config.weight_clip)
@@ -110,15 +111,16 @@ class Adversary:
             labels = losses.label_loss(label_real, onehot)
             labels = labels + losses.label_loss(label_fake, onehot)
             loss = loss + self.classifier_weight * labels
-        # Penalties stay in float32: their gradient is a second derivative.
         score = self._score(onehot)
-        if config.loss == "wgan-gp":
-            penalty = losses.gradient_penalty(score, real, fake, mix)
-        elif config.loss == "rpgan-r1r2":
-            penalty = losses.zero_centred_penalty(score, real)
-            penalty = penalty + losses.zero_centred_penalty(score, fake)
-        else:
-            return loss, parts
+        # Penalties stay in float32: their gradient is a second derivative.
+        with full_float32():
+            if config.loss == "wgan-gp":
+                penalty = losses.gradient_penalty(score, real, fake, mix)
+            elif config.loss == "rpgan-r1r2":
+                penalty = losses.zero_centred_penalty(score, real)
+                penalty = penalty + losses.zero_centred_penalty(score, fake)
+            else:
+                return loss, parts
         parts["gradient_penalty"] = penalty.detach()
         return loss + config.gradient_penalty * penalty, parts
 

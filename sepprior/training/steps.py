@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -24,6 +26,25 @@ def mixed_precision(config: Recipe, device: torch.device) -> torch.autocast:
     return torch.autocast(
         device.type, dtype=torch.bfloat16, enabled=config.precision == BFLOAT16
     )
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Convolutions of float32 with all its bits: no TF32, which keeps 10 of 23.
+
+    cuDNN takes TF32 by default. The switch is that of the process, and holds in the
+    threads of a backward pass.
+    """
+    cudnn: Any = torch.backends.cudnn
+    place, name, off = getattr(cudnn, "conv", None), "fp32_precision", "ieee"
+    if place is None:  # before torch 2.9
+        place, name, off = cudnn, "allow_tf32", False
+    before = getattr(place, name)
+    setattr(place, name, off)
+    try:
+        yield
+    finally:
+        setattr(place, name, before)
 
 
 def diverged(

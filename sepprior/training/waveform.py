@@ -41,6 +41,8 @@ from sepprior.training.waveform_networks import build_networks
 FIT_SAMPLES = 2**16
 FEWEST_FIT, MOST_FIT = 8, 128
 """Held-out windows that the range error is fitted to."""
+EFFORT = Effort()
+"""Effort of the fit at the end."""
 GLANCE = Effort(starts=8, evaluations=10, iterations=2)
 """Effort of the likelihood that each tick reports."""
 GLANCE_WINDOWS = 8
@@ -347,14 +349,18 @@ class WaveformTrainer:
     def finished(self, metadata: Mapping[str, Any]) -> GeneratorPrior:
         """The running average with the range error of held-out inversions."""
         prior = self._prior(copy.deepcopy(self._best() or self.ema), metadata)
-        prior = chosen_range_error(prior, self._inverted(self.task.validation))
+        prior = chosen_range_error(
+            prior, self._inverted(self.task.validation), effort=EFFORT
+        )
         facts, reaches = {}, {}
         for name in self.labels.names:
             part = labelled_part(self.task.validation, name)
             if not part.window_starts(self.config.window).total:
                 continue  # it shares the range error of all
             windows = self._inverted(part)
-            own = chosen_range_error(prior.with_label(name), windows, reshape=True)
+            own = chosen_range_error(
+                prior.with_label(name), windows, reshape=True, effort=EFFORT
+            )
             reaches[name] = own.reach
             facts[name] = own.metadata["range_error"]
         if not reaches:
