@@ -25,6 +25,7 @@ from sepprior.priors import (
     unit_ratio,
 )
 from sepprior.priors.labelled import inferred_labels
+from sepprior.priors.waveform import WaveformPrior
 from sepprior.separation import separate
 from sepprior.stationary import autocovariance
 from sepprior.training import resume_path, train
@@ -141,30 +142,39 @@ def answered_by_the_more_probable(result, model):
 def test_separation_in_noise_of_the_generator_itself(model, recording, quick):
     """Where nearly all noise is the generator's, GLS is not the answer any more.
 
-    The lstm of four steps generates hardly more than a constant, so that its waveform
-    cannot be seen; few of those of gansynth can be found by four proposals.
+    Waveforms of the lstm of four steps are hardly more than a constant, which cannot be
+    seen; those of gansynth are too steep in z to be found every time.
     """
     _, trained = finish(train(recording, tiny(model), device="cpu"))
-    prior = trained.with_reach(Reach(1.0, 0.05 * unit_ratio(WINDOW)))
+    prior = WaveformPrior(
+        trained.waveform,
+        n_latent=trained.n_latent,
+        range_autocovariance=0.05 * trained.autocovariance,
+        autocovariance=trained.autocovariance,
+        sample_rate=SAMPLE_RATE,
+        level=trained.level,
+        dtype=torch.float32,
+    )
     rng = torch.Generator().manual_seed(0)
     waves = prior.coherent(torch.randn(8, prior.n_latent, generator=rng)).numpy()
     white = torch.randn(8, WINDOW, generator=rng).double()
-    rest = prior.range_error.inverse(white).numpy()
+    rest = prior.whitener.inverse(white).numpy()
     x = prior.level + waves + rest + SIGNAL
     result = separate(x, prior, fmin=5, fmax=20, starts=1)
-    answered_by_the_more_probable(result, model)
-    used = result.diagnostics["log_evidence_over_gls"] > 0
-    assert used.sum() >= (4 if model == "gansynth" else 8)
-    assert (result.diagnostics["log_evidence_over_gls"][used] > 30).all()
-    assert result.parameters["amplitude"].stderr[used].max() < 0.12
+    answered_by_the_more_probable(result, "waveform")
+    evidence = result.diagnostics["log_evidence_over_gls"]
+    assert np.isfinite(evidence).all()
+    if model != "gansynth":
+        assert (evidence > 30).all()
+    if model != "wavegan":
+        return
     missed = result.coherent - prior.level - waves
-    if model != "lstm":
-        assert ((missed**2).sum(1) < 0.05 * (waves**2).sum(1))[used].all()
-        errors = [
-            np.sqrt(np.mean((parameters["amplitude"].value - AMPLITUDE) ** 2))
-            for parameters in (result.parameters, result.baselines["gls"])
-        ]
-        assert errors[0] < 0.85 * errors[1]
+    assert ((missed**2).sum(1) < 0.05 * (waves**2).sum(1)).all()
+    own, gls = (
+        np.sqrt(np.mean((parameters["amplitude"].value - AMPLITUDE) ** 2))
+        for parameters in (result.parameters, result.baselines["gls"])
+    )
+    assert own < 0.75 * gls
 
 
 @pytest.mark.parametrize(
