@@ -50,10 +50,11 @@ def refused(*args):
     return line
 
 
-def write_prior(path, *, config=None, window=300):
+def write_prior(path, *, config=None, window=300, facts=()):
     lags = torch.zeros(window, dtype=torch.float64)
     lags[0] = 0.09
     metadata = {"config": config_to_dict(config or GaussianConfig()), "seed": 0}
+    metadata |= dict(facts)
     prior = GaussianPrior(lags, level=0.5, sample_rate=RATE, metadata=metadata)
     save_prior(prior, path)
     return path
@@ -394,6 +395,7 @@ class Training:
         self.config = None
         self.resume = None
         self.ended = None
+        self.facts = {}
 
     def train(self, recording, config, *, device, output, resume, announce):
         self.config, self.resume = config, resume
@@ -414,7 +416,7 @@ class Training:
             self.ended = type(error).__name__
             raise
         finally:
-            write_prior(output, config=config)
+            write_prior(output, config=config, facts=self.facts)
             output.with_suffix(".resume.safetensors").write_bytes(b"state")
 
 
@@ -444,6 +446,31 @@ def test_train_writes_prior_and_log(here, training):
     assert "3/3" in result.stderr
     # The default name is found without being named.
     assert "next: sepprior separate MEASUREMENT\n" in result.stdout
+
+
+def test_train_says_what_held_out_noise_says(here, training):
+    write_series(here / "noise.csv", n=5000)
+    good = {"gain": 0.3412, "gain_stderr": 0.0123}
+    told = {
+        "none": ({}, ""),
+        "good": (
+            {"heldout": good},
+            "held-out noise is likelier than by its spectrum alone, by 0.34 +/- 0.01 "
+            "nats per sample\n",
+        ),
+        "poor": (
+            {
+                "heldout": {"gain": 0.0, "gain_stderr": 0.0},
+                "range_error": {"labels": {"idle": {"heldout": good}}},
+            },
+            "held-out noise is no likelier than by its spectrum alone: expect the "
+            "results of least squares\nheld-out noise labelled 'idle' is likelier",
+        ),
+    }
+    for facts, text in told.values():
+        training.facts = facts
+        out = run("train-noise", "noise.csv").stdout
+        assert text in out and ("held-out" in out) == bool(text)
 
 
 def test_train_options_go_before_the_recipe(here, training):

@@ -149,22 +149,28 @@ def train_noise_command(
 
 
 def _gained(output: Path) -> str:
-    """A line on what the prior knows of held-out noise, where it was scored."""
+    """Lines on what the prior knows of held-out noise, where it was scored."""
     from sepprior.checkpoint import load_tensors
     from sepprior.priors import beats_gaussian
 
-    held = load_tensors(output)[1].get("metadata", {}).get("heldout", {})
-    if not {"gain", "gain_stderr"} <= held.keys():
-        return ""
-    if not beats_gaussian(held):
-        return (
-            "held-out noise is no likelier than by its spectrum alone: expect the "
-            "results of least squares\n"
-        )
-    return (
-        f"held-out noise is likelier than by its spectrum alone, by {held['gain']:.2g} "
-        f"+/- {held['gain_stderr']:.1g} nats per sample\n"
-    )
+    facts = load_tensors(output)[1].get("metadata", {})
+    scores = {"held-out noise": facts.get("heldout", {})}
+    for label, of_label in facts.get("range_error", {}).get("labels", {}).items():
+        scores[f"held-out noise labelled {label!r}"] = of_label["heldout"]
+    lines = []
+    for noise, held in scores.items():
+        if not {"gain", "gain_stderr"} <= held.keys():
+            continue
+        if beats_gaussian(held):
+            amount = f"{held['gain']:.2g} +/- {held['gain_stderr']:.1g} nats per sample"
+            told = f"is likelier than by its spectrum alone, by {amount}"
+        else:
+            told = (
+                "is no likelier than by its spectrum alone: expect the results of "
+                "least squares"
+            )
+        lines.append(f"{noise} {told}\n")
+    return "".join(lines)
 
 
 def _training(
