@@ -47,6 +47,7 @@ GLANCE = Effort(starts=8, evaluations=10, iterations=2)
 """Effort of the likelihood that each tick reports."""
 GLANCE_WINDOWS = 8
 SPECTRUM_DRAWS = 256
+DRAWS_AT_ONCE = 64
 
 
 def build_trainer(
@@ -301,13 +302,15 @@ class WaveformTrainer:
         shape = (SPECTRUM_DRAWS, self.space.n_latent)
         z = torch.randn(shape, generator=rng).to(self.task.device)
         with torch.no_grad():
-            fake = torch.cat([self.ema(c) for c in self.space.code(z).split(64)])
+            parts = self.space.code(z).split(DRAWS_AT_ONCE)
+            fake = torch.cat([self.ema(part) for part in parts])
         return self._distance_db(fake)
 
     def prior_error_db(self, prior: GeneratorPrior) -> float:
         """The same of noise drawn from a prior, range error included."""
         rng = torch.Generator().manual_seed(1)
-        drawn = prior.sample(SPECTRUM_DRAWS, generator=rng)
+        parts = range(SPECTRUM_DRAWS // DRAWS_AT_ONCE)
+        drawn = torch.cat([prior.sample(DRAWS_AT_ONCE, generator=rng) for _ in parts])
         return self._distance_db((drawn - self.level) / self.sd)
 
     def _distance_db(self, fake: Tensor) -> float:
