@@ -30,6 +30,7 @@ from sepprior.priors import (
     GaussianPrior,
     GeneratorPrior,
     LatentSpace,
+    Reach,
     unit_ratio,
     with_label,
 )
@@ -460,8 +461,7 @@ def test_a_label_that_is_inferred_cannot_be_sampled():
         "lstm",
         LSTMGenerator(window=N, code=4, width=4, layers=1),
         space=space,
-        gain=1.0,
-        ratio=unit_ratio(N),
+        reach=Reach(1.0, unit_ratio(N)),
         autocovariance=0.3 * 0.8**lag,
         level=0.0,
         sample_rate=RATE,
