@@ -505,6 +505,21 @@ def test_a_generator_of_the_noise_is_kept(scale):
     assert facts["heldout"]["gain"] == pytest.approx(gain, abs=3 * error)
 
 
+def test_what_is_stored_is_the_score_of_other_windows(recording, monkeypatch):
+    """Not that of the windows that the range error was fitted to."""
+    monkeypatch.setattr("sepprior.training.waveform.EFFORT", Effort(8, 10, 2))
+    monkeypatch.setattr(
+        "sepprior.training.validate.measure_calibration", lambda *_, **__: {}
+    )
+    _, prior = finish(train(recording, tiny("wavegan", steps=2), device="cpu"))
+    held = prior.metadata["heldout"]
+    assert held == prior.metadata["range_error"]["heldout"]
+    assert held["gain"] == 0.0 and not beats_gaussian(held)
+    # Negative control: rounding differs from it by the same in every window.
+    assert not beats_gaussian(held | {"gain": 9e-8, "gain_stderr": 1e-8})
+    assert beats_gaussian(held | {"gain": 9e-4, "gain_stderr": 1e-4})
+
+
 class Pulses(WaveformGenerator):
     """A pulse every 21.3 samples whose phase is the first latent's quantile."""
 

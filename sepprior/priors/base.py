@@ -26,6 +26,8 @@ HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 GAIN_SIGMAS = 2.0
 """Standard errors by which a prior's held-out likelihood must beat the Gaussian's."""
+ROUNDING = 1e-6
+"""Nats per sample that single precision may add, the same in every window."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ def beats_gaussian(heldout: Mapping[str, float]) -> bool:
         heldout: ``gain`` in held-out likelihood and its standard error
             ``gain_stderr``, nats per sample.
     """
-    return heldout["gain"] > GAIN_SIGMAS * heldout["gain_stderr"]
+    return heldout["gain"] > max(GAIN_SIGMAS * heldout["gain_stderr"], ROUNDING)
 
 
 def unit_scale(features: Tensor, n_latent: int) -> Tensor:

@@ -355,6 +355,7 @@ class WaveformTrainer:
         prior = chosen_range_error(
             prior, self._inverted(self.task.validation), effort=EFFORT
         )
+        prior.metadata["heldout"] = prior.metadata["range_error"]["heldout"]
         facts, reaches = {}, {}
         for name in self.labels.names:
             part = labelled_part(self.task.validation, name)
