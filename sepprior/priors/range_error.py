@@ -21,7 +21,9 @@ class RangeError:
     having to estimate them again, and is positive definite whatever the ratio.
 
     Args:
-        autocovariance: of the recording, shape (N,), squared data units.
+        autocovariance: of the recording, or of white noise of its variance, which
+            gives an error with a spectrum of its own (`Reach`); (N,), squared data
+            units.
         ratio: autocovariance of the filtered white noise, shape (N,), in units of the
             white noise's variance.
     """
@@ -32,13 +34,8 @@ class RangeError:
         self._reshaped = Whitener(self.ratio)
         self.half_log_det = self._recording.half_log_det + self._reshaped.half_log_det
 
-    @property
-    def autocovariance(self) -> Tensor:
-        """Autocovariance of the recording, (N,)."""
-        return self._recording.autocovariance
-
     def white(self, x: Tensor) -> Tensor:
-        """Windows (..., N) whitened by the recording's covariance alone."""
+        """Windows (..., N) whitened by what the ratio refers to alone."""
         return self._recording.forward(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,10 +50,6 @@ class RangeError:
         """``-log p`` of windows (..., N) that are this noise alone, nats, (...)."""
         half = self.half_log_det + 0.5 * self.forward(x).square().sum(-1)
         return half + x.shape[-1] * HALF_LOG_2PI
-
-    def to(self, device: torch.device | str) -> RangeError:
-        """The same on another device."""
-        return RangeError(self.autocovariance.to(device), self.ratio.to(device))
 
 
 @dataclass(frozen=True)
