@@ -28,7 +28,7 @@ def quick(monkeypatch):
     """Leave out the final validation, and claim that the prior is of use."""
     facts = {"heldout": {"gain": 1.0, "gain_stderr": 0.1}}
     monkeypatch.setattr(train_module, "validate", lambda *_, **__: dict(facts))
-    monkeypatch.setattr("sepprior.training.waveform.MOST_FIT", 8)
+    monkeypatch.setattr("sepprior.training.range_error.MOST_FIT", 8)
 
 
 @pytest.mark.parametrize("model", [*MODELS, "magnitude"])

@@ -90,7 +90,7 @@ def trained(case, output=None, **settings):
         patch.setattr(last_level, "TRIALS", 16)
         patch.setattr(diffusion, "INFORMATION_WINDOWS", 16)
         patch.setattr(diffusion, "RISE", 1)  # full steps from the start
-        patch.setattr("sepprior.training.waveform.MOST_FIT", 8)
+        patch.setattr("sepprior.training.range_error.MOST_FIT", 8)
         patch.setattr(GeneratorPrior, "n_candidates", 4)
         while True:
             try:

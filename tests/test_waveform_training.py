@@ -62,7 +62,7 @@ def quick(monkeypatch):
     """Leave out the final validation."""
     facts = {"heldout": {"gain": 1.0, "gain_stderr": 0.1}}
     monkeypatch.setattr(train_module, "validate", lambda *_, **__: dict(facts))
-    monkeypatch.setattr("sepprior.training.waveform.MOST_FIT", 8)
+    monkeypatch.setattr("sepprior.training.range_error.MOST_FIT", 8)
     monkeypatch.setattr("sepprior.training.waveform.EFFORT", Effort(8, 10, 2))
     monkeypatch.setattr(GeneratorPrior, "n_candidates", 4)
 
@@ -202,9 +202,9 @@ def test_the_full_recipes_train(recipe, steps, sizes, quick, monkeypatch):
         trainers.append(build_trainer(*args, **options))
         return trainers[0]
 
-    part = "sepprior.training.waveform"
+    part, fit = "sepprior.training.waveform", "sepprior.training.range_error"
     monkeypatch.setattr(f"{part}.fit_range_error", uninverted)
-    monkeypatch.setattr(f"{part}.chosen_range_error", uninverted)
+    monkeypatch.setattr(f"{fit}.chosen_range_error", uninverted)
     monkeypatch.setattr(f"{part}.laplace_nll", lambda _, windows, **__: windows.sum(1))
     monkeypatch.setattr(f"{part}.SPECTRUM_DRAWS", 4)
     monkeypatch.setattr(train_module, "build_trainer", begun)
@@ -285,7 +285,7 @@ def test_the_best_tick_is_kept(model, recording, quick, tmp_path, monkeypatch):
 
     def seen(self, held):
         record = report(self, held)
-        fit = self._glance(held)
+        fit, _ = self._glance(held)
         ticks[self.step] = (copy.deepcopy(self.ema), fit.gain, fit.range_error.ratio)
         return record
 
@@ -323,7 +323,7 @@ def test_the_spectrum_that_is_judged_is_the_priors(recording, quick):
     # The likelihood, and the spectral error of 256 windows.
     assert trainer.best_score == pytest.approx(record["heldout_nll"], abs=0.02)
     # Negative control: with a gain it is far too loud.
-    glance = trainer._glance(trainer.task.held)
+    glance, _ = trainer._glance(trainer.task.held)
     loud = glance.with_reach(Reach(1e4, unit_ratio(WINDOW)))
     assert trainer.prior_error_db(loud) > 10.0
 

@@ -22,7 +22,7 @@ class SpecGANConfig(AdversarialConfig):
             tell instants apart, long ones frequencies. The published one is 256, for
             16384 samples; 0 tries that of a square plane and a quarter of it.
         amplitude_weight: Weight of the distance between the distributions of generated
-            and recorded samples.
+            and recorded samples; without effect on spectrograms, which have none.
         likelihood_weight: Weight of the conditional Gaussian's likelihood.
         warmup_steps: Steps at the start that train without the critic.
         warmup_learning_rate: Step size of Adam at the start, which falls to

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sepprior.data import Recording, consecutive_windows
 from sepprior.optim import minimize_batch
 from sepprior.priors import GeneratorPrior, Reach, joint_energy, unit_ratio
 from sepprior.priors.marginal import decode_tangents, latent_information
 from sepprior.training.heldout import heldout_facts
+from sepprior.training.labels import labelled_part
 
 ITERATIONS = 3
 N_BANDS = 16
@@ -24,6 +26,9 @@ WINDOWS_PER_BIN = 100
 """Windows from which each bin is measured by itself; it costs ``1 / (4 n)`` nat."""
 DRAWS = 4
 """Draws of z around each inversion."""
+FIT_SAMPLES = 2**16
+FEWEST_FIT, MOST_FIT = 8, 128
+"""Windows of a held-out recording that the range error is fitted to."""
 FEWEST_CROSSED = 4
 """Windows from which those that score are not those that were fitted to."""
 LEAST_RATIO = 1e-4
@@ -43,6 +48,49 @@ class Effort:
     starts: int = 64
     evaluations: int = 60
     iterations: int = ITERATIONS
+
+
+def measured_range_error(
+    prior: GeneratorPrior, held_out: Recording, *, effort: Effort | None = None
+) -> GeneratorPrior:
+    """The prior with the range errors of a held-out recording, one for each label too.
+
+    Args:
+        prior: the trained generator, its label not fixed.
+        held_out: noise that it was not trained on.
+        effort: how hard to try; the default where None.
+
+    Returns:
+        The prior that `chosen_range_error` gives for all of the recording, with those
+        for the parts under each label; a label that was not held out shares the first.
+        ``metadata["heldout"]`` is the score.
+    """
+    windows = _overlapping(held_out, prior.window)
+    prior = chosen_range_error(prior, windows, effort=effort)
+    prior.metadata["heldout"] = prior.metadata["range_error"]["heldout"]
+    facts, reaches = {}, {}
+    for name in prior.labels:
+        part = labelled_part(held_out, name)
+        if not part.window_starts(prior.window).total:
+            continue
+        windows = _overlapping(part, prior.window)
+        trial = prior.with_label(name)
+        own = chosen_range_error(trial, windows, reshape=True, effort=effort)
+        reaches[name] = own.reach
+        facts[name] = own.metadata["range_error"]
+    if not reaches:
+        return prior
+    prior = prior.with_labels_reach(reaches)
+    prior.metadata["range_error"] |= {"labels": facts}
+    return prior
+
+
+def _overlapping(held_out: Recording, window: int) -> Tensor:
+    """Windows (n, N) of a recording that overlap by half."""
+    most = max(FEWEST_FIT, min(MOST_FIT, FIT_SAMPLES // window))
+    hop = max(1, window // 2)
+    found = consecutive_windows(held_out, window=window, hop=hop, limit=most)
+    return torch.from_numpy(found)
 
 
 def fit_range_error(

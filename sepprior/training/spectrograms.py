@@ -217,7 +217,8 @@ def train_spectrograms(
 
     Args:
         data: what to learn.
-        config: a recipe of the magnitude SpecGAN; its window is not used.
+        config: a recipe of the magnitude SpecGAN; its window and what acts on
+            waveforms (`amplitude_weight`) are not used.
         device: "auto", "cpu", "cuda", ...
         output: where to save; None to keep the generator in memory only.
         resume: continue from the training state beside `output`.

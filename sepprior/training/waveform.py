@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sepprior import losses
 from sepprior.config import GANSynthConfig, WaveformConfig
-from sepprior.data import Recording, consecutive_windows, iterate_blocks
+from sepprior.data import iterate_blocks
 from sepprior.nets import GANSynthCritic, GANSynthGenerator, WaveformGenerator
 from sepprior.priors import GeneratorPrior, LatentSpace, Reach, unit_ratio
 from sepprior.priors.base import HALF_LOG_2PI
@@ -31,16 +31,18 @@ from sepprior.training.adversary import (
 )
 from sepprior.training.augment import augmented, stretch_margin
 from sepprior.training.contract import Task, block_size
-from sepprior.training.labels import Labels, labelled_crops, labelled_part
+from sepprior.training.labels import Labels, labelled_crops
 from sepprior.training.moments import plane_moments, spectrum_moments, windows_of
 from sepprior.training.parallel import current_ranks
-from sepprior.training.range_error import Effort, chosen_range_error, fit_range_error
+from sepprior.training.range_error import (
+    FIT_SAMPLES,
+    Effort,
+    fit_range_error,
+    measured_range_error,
+)
 from sepprior.training.steps import check_finite, follow, mixed_precision, set_rate
 from sepprior.training.waveform_networks import build_networks
 
-FIT_SAMPLES = 2**16
-FEWEST_FIT, MOST_FIT = 8, 128
-"""Held-out windows that the range error is fitted to."""
 EFFORT = Effort()
 """Effort of the fit at the end."""
 GLANCE = Effort(starts=8, evaluations=10, iterations=2)
@@ -102,7 +104,7 @@ class WaveformTrainer:
         self.best: WaveformGenerator | None = None
         self.best_score = math.inf
         self.best_fit = Reach(1.0, unit_ratio(config.window))
-        self._glanced: tuple[int, GeneratorPrior] | None = None
+        self._glanced: tuple[int, tuple[GeneratorPrior, float]] | None = None
         if config.keep == "best":
             self.best = copy.deepcopy(self.ema)
         self.optimiser = torch.optim.Adam(
@@ -254,8 +256,7 @@ class WaveformTrainer:
         The best tick, which is remembered, is that of the best prior: likelihood and
         spectral error of the generator with its gain and range error together.
         """
-        glance = self._glance(held)
-        nll = self._quick_nll(glance, held[: self._few])
+        glance, nll = self._glance(held)
         if self.best is not None:
             score = nll + NATS_PER_SQUARE_DB * self.prior_error_db(glance) ** 2
             if score < self.best_score:
@@ -274,26 +275,17 @@ class WaveformTrainer:
         )
         return float(nll.mean()) / self.config.window + HALF_LOG_2PI
 
-    @property
-    def _few(self) -> int:
-        """Windows of a quick fit."""
-        return max(2, min(GLANCE_WINDOWS, FIT_SAMPLES // self.config.window))
-
-    def _glance(self, held: Tensor) -> GeneratorPrior:
-        """The running average with the better range error of two quick fits."""
+    def _glance(self, held: Tensor) -> tuple[GeneratorPrior, float]:
+        """The running average with the better of two quick fits, and its likelihood."""
         if self._glanced is None or self._glanced[0] != self.step:
             prior = self._prior(copy.deepcopy(self.ema), {})
-            few = held[: self._few]
-            fits = [
-                fit_range_error(
-                    prior.with_reach(replace(prior.reach, absolute=absolute)),
-                    few,
-                    effort=GLANCE,
-                )
-                for absolute in (False, True)
-            ]
-            best = min(fits, key=lambda fit: self._quick_nll(fit, few))
-            self._glanced = (self.step, best)
+            few = held[: max(2, min(GLANCE_WINDOWS, FIT_SAMPLES // self.config.window))]
+            fits = []
+            for absolute in (False, True):
+                start = prior.with_reach(replace(prior.reach, absolute=absolute))
+                fit = fit_range_error(start, few, effort=GLANCE)
+                fits.append((fit, self._quick_nll(fit, few)))
+            self._glanced = (self.step, min(fits, key=lambda pair: pair[1]))
         return self._glanced[1]
 
     def spectral_error_db(self) -> float:
@@ -343,7 +335,7 @@ class WaveformTrainer:
         """The running average with the range error of a quick fit."""
         best = self._best()
         if best is None:
-            glance = self._glance(self.task.held)
+            glance, _ = self._glance(self.task.held)
             network, reach = glance.network, glance.reach
         else:
             network, reach = best, self.best_fit.to(self.task.device)
@@ -352,34 +344,7 @@ class WaveformTrainer:
     def finished(self, metadata: Mapping[str, Any]) -> GeneratorPrior:
         """The running average with the range error of held-out inversions."""
         prior = self._prior(copy.deepcopy(self._best() or self.ema), metadata)
-        prior = chosen_range_error(
-            prior, self._inverted(self.task.validation), effort=EFFORT
-        )
-        prior.metadata["heldout"] = prior.metadata["range_error"]["heldout"]
-        facts, reaches = {}, {}
-        for name in self.labels.names:
-            part = labelled_part(self.task.validation, name)
-            if not part.window_starts(self.config.window).total:
-                continue  # it shares the range error of all
-            windows = self._inverted(part)
-            own = chosen_range_error(
-                prior.with_label(name), windows, reshape=True, effort=EFFORT
-            )
-            reaches[name] = own.reach
-            facts[name] = own.metadata["range_error"]
-        if not reaches:
-            return prior
-        prior = prior.with_labels_reach(reaches)
-        prior.metadata["range_error"] |= {"labels": facts}
-        return prior
-
-    def _inverted(self, held_out: Recording) -> Tensor:
-        """Windows (n, N) that the range error is fitted to, overlapping by half."""
-        window = self.config.window
-        most = max(FEWEST_FIT, min(MOST_FIT, FIT_SAMPLES // window))
-        hop = max(1, window // 2)
-        windows = consecutive_windows(held_out, window=window, hop=hop, limit=most)
-        return torch.from_numpy(windows)
+        return measured_range_error(prior, self.task.validation, effort=EFFORT)
 
     # -- continuing --------------------------------------------------------------------
 
