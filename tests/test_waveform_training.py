@@ -33,6 +33,7 @@ from sepprior.training import train as train_function
 from sepprior.training.contract import Task
 from sepprior.training.labels import Labels, labelled_crops
 from sepprior.training.range_error import (
+    N_BANDS,
     Effort,
     band_ratio,
     chosen_range_error,
@@ -608,7 +609,7 @@ def test_a_generator_that_does_harm_is_left_out(seed):
 
 def test_the_band_ratio_of_known_noise():
     rng = torch.Generator().manual_seed(0)
-    white = torch.randn(400, WINDOW, generator=rng).double()
+    white = torch.randn(1, 400, WINDOW, generator=rng).double()
     ratio = band_ratio(white)
     assert float(ratio[0]) == pytest.approx(1.0, abs=0.05)
     assert float(ratio[1:].abs().max()) < 0.05
@@ -618,6 +619,25 @@ def test_the_band_ratio_of_known_noise():
         torch.fft.rfft(white) * torch.linspace(0, 3, WINDOW // 2 + 1), WINDOW
     )
     assert float(torch.linalg.eigvalsh(toeplitz(band_ratio(spiky)))[0]) > 0
+
+
+@pytest.mark.parametrize("windows", [4, 16, 64])
+def test_the_band_ratio_resolves_what_is_there(windows):
+    """Three lines in white noise bin by bin, white noise alone in bands."""
+    rng = torch.Generator().manual_seed(windows)
+    white = torch.randn(1, windows, WINDOW, generator=rng).double()
+    phase = 2 * math.pi * torch.rand(3, windows, 1, generator=rng).double()
+    turns = 2 * math.pi * torch.arange(WINDOW).double() / WINDOW
+    lines = sum(torch.sin(k * turns + phase[i]) for i, k in enumerate((5, 11, 23)))
+    density = torch.fft.rfft(band_ratio(white + 2 * lines), 4 * WINDOW).real
+    density = 2 * density - band_ratio(white + 2 * lines)[0]
+    assert all(float(density[4 * k]) > 20.0 for k in (5, 11, 23))
+    between = density[4 * 8], density[4 * 17], density[4 * 27]
+    assert all(float(level) < 3.0 for level in between)
+    # Negative control: nothing is resolved where there is nothing.
+    flat = band_ratio(white)
+    assert float(flat[0]) == pytest.approx(1.0, abs=4 / math.sqrt(windows * WINDOW))
+    assert float(flat[1:].square().sum()) < 2 * N_BANDS / (windows * WINDOW)
 
 
 # --- labels ---------------------------------------------------------------------------

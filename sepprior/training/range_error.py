@@ -21,9 +21,7 @@ from sepprior.training.labels import labelled_part
 
 ITERATIONS = 3
 N_BANDS = 16
-"""Bands, equal in the logarithm of frequency, for an error measured on few windows."""
-WINDOWS_PER_BIN = 100
-"""Windows from which each bin is measured by itself; it costs ``1 / (4 n)`` nat."""
+"""Bands, equal in the logarithm of frequency, where bins are not worth measuring."""
 DRAWS = 4
 """Draws of z around each inversion."""
 FIT_SAMPLES = 2**16
@@ -267,32 +265,51 @@ def _spectrum(ratio: Tensor) -> Tensor:
 def band_ratio(rest: Tensor) -> Tensor:
     """Mean power of whitened noise by frequency, as an autocovariance (N,).
 
-    With many windows each bin is measured by itself, so that a generator of narrow
-    lines is credited for them; with few the power is averaged over bands of equal width
-    in log-frequency, so that little of a limited recording is learned by heart. In
-    between it is interpolated linearly.
+    Each bin is measured by itself, so that a generator of narrow lines is credited for
+    them, or the power is averaged over bands of equal width in log-frequency, so that
+    little of a limited recording is learned by heart. What describes either half of the
+    windows better when measured on the other is taken (Whittle's likelihood; a bin
+    measured on n windows costs ``1 / (4 n)`` nat per sample). In between it is
+    interpolated linearly.
 
     Args:
-        rest: whitened windows (D, n, N), D draws of each; unit white noise gives
-            ``(1, 0, 0, ...)``.
+        rest: whitened windows (D, n, N), D draws of each, in the order of the
+            recording; unit white noise gives ``(1, 0, 0, ...)``.
     """
-    windows = rest.shape[-2]
-    rest = rest.reshape(-1, rest.shape[-1])
     n = rest.shape[-1]
     power = torch.fft.rfft(rest, norm="ortho").abs().square().mean(0).cpu()
+    bins = torch.arange(power.shape[-1], dtype=torch.float64)
+    last = math.log10(len(bins))
+    each = torch.arange(1, len(bins) + 1, dtype=torch.float64)
+    wide = torch.logspace(0.0, last, N_BANDS + 1, dtype=torch.float64)
+    edges = wide
+    if len(power) > 1:
+        first, second = (half.mean(0) for half in power.tensor_split(2))
+        edges = min(
+            (wide, each),
+            key=lambda e: (
+                _whittle(_levels(first, e, bins), second)
+                + _whittle(_levels(second, e, bins), first)
+            ),
+        )
+    # A grid finer than the window's own makes the Toeplitz matrix positive definite.
+    fine = torch.arange(2 * n + 1, dtype=torch.float64) / 4.0
+    density = _levels(power.mean(0), edges, fine)
+    return torch.fft.irfft(density, 4 * n)[:n].to(rest.device)
+
+
+def _levels(power: Tensor, edges: Tensor, where: Tensor) -> Tensor:
+    """Mean of a spectrum between edges, interpolated linearly; all in bins."""
     bins = torch.arange(len(power), dtype=torch.float64)
-    if windows >= WINDOWS_PER_BIN:
-        edges = torch.arange(1, len(power) + 1, dtype=torch.float64)
-    else:
-        last = math.log10(len(power))
-        edges = torch.logspace(0.0, last, N_BANDS + 1, dtype=torch.float64)
     centres, levels = [], []
     for low, high in pairwise(edges):
         inside = (bins >= low.floor()) & (bins < high.floor())
         if inside.any():
             centres.append(float(bins[inside].mean()))
             levels.append(float(power[inside].mean().clamp_min(LEAST_RATIO)))
-    # A grid finer than the window's own makes the Toeplitz matrix positive definite.
-    fine = torch.arange(2 * n + 1, dtype=torch.float64) / 4.0
-    density = torch.from_numpy(np.interp(fine.numpy(), centres, levels))
-    return torch.fft.irfft(density, 4 * n)[:n].to(rest.device)
+    return torch.from_numpy(np.interp(where.numpy(), centres, levels))
+
+
+def _whittle(density: Tensor, power: Tensor) -> float:
+    """``-log p`` of a mean periodogram under a spectrum, up to a constant."""
+    return float((density.log() + power / density).sum())
