@@ -13,6 +13,7 @@ from sepprior.nets import (
     GANSynthCritic,
     GANSynthGenerator,
     LSTMGenerator,
+    RangeNoise,
     WaveGANCritic,
     WaveGANGenerator,
     weights_in_use,
@@ -281,3 +282,45 @@ def test_pixel_norm_and_batch_spread_by_hand():
     assert batch_spread(batch).shape == (2, 1, 1, 1)
     assert float(batch_spread(batch).mean()) == pytest.approx(1.0)
     assert float(batch_spread(batch[:1].repeat(2, 1, 1, 1)).mean()) < 1e-3
+
+
+# --- noise beside a generator ---------------------------------------------------------
+
+
+def pink_with_lines(window=300):
+    """Mean periodogram without frequency zero, and the same without its lines."""
+    smooth = 1.0 / torch.arange(1, window // 2 + 1)
+    power = smooth.clone()
+    power[13::14] += 50.0
+    return power, smooth
+
+
+@pytest.mark.parametrize("share", [0.8, 0.3])
+def test_range_noise_begins_as_a_share_of_the_continuum(share):
+    power, smooth = pink_with_lines()
+    noise = RangeNoise(power, window=300, share=share)
+    density = noise.density().detach()[2::2]  # bins 1, 2, ... of the window
+    assert density.shape == smooth.shape
+    ratio = density / (share * smooth)
+    # Bins 14, 28, 42 hold lines; where bands are one bin wide none can be ignored.
+    assert float(ratio[14:].min()) > 0.6 and float(ratio[14:].max()) < 1.6
+    assert float(ratio[:12].sub(1.0).abs().max()) < 0.3
+
+
+@pytest.mark.statistical
+def test_range_noise_has_the_spectrum_that_it_says():
+    """8000 windows: 1.1 % per bin."""
+    power, _ = pink_with_lines()
+    noise = RangeNoise(power, window=300, share=0.5)
+    with torch.no_grad():
+        noise.shift += normal(len(noise.shift))
+        drawn = noise(normal(8000, 600))
+    assert drawn.shape == (8000, 300)
+    covariance = noise.autocovariance()
+    for lag in (0, 1, 7, 150):
+        found = (drawn[:, : 300 - lag] * drawn[:, lag:]).mean()
+        assert float(found) == pytest.approx(float(covariance[lag]), abs=0.02)
+    assert float(covariance[0]) == pytest.approx(float(drawn.var()), rel=0.03)
+    drawn = noise(normal(4, 600))
+    (slope,) = torch.autograd.grad(drawn.square().sum(), noise.shift)
+    assert slope.isfinite().all() and float(slope.min()) > 0.0

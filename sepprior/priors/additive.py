@@ -14,6 +14,9 @@ from sepprior.priors.marginal import laplace_nll
 from sepprior.priors.range_error import RangeError
 from sepprior.transforms import Whitener
 
+EVALUATIONS = 300
+"""Of the minimisation over z: waveforms are rugged in z, and minima far away."""
+
 
 class AdditivePrior(ABC):
     """``n = m(z) + e`` with a waveform m(z) and a range error e, Gaussian, of one kind.
@@ -105,7 +108,8 @@ class AdditivePrior(ABC):
 
     def heldout_nll(self, windows: Tensor) -> Tensor:
         """``-log p`` at the most probable z plus the Laplace volume, nats, (n,)."""
-        return laplace_nll(self, windows) + self.window * HALF_LOG_2PI
+        nll = laplace_nll(self, windows, max_evaluations=EVALUATIONS)
+        return nll + self.window * HALF_LOG_2PI
 
     @abstractmethod
     def to(self, device: torch.device | str) -> AdditivePrior:

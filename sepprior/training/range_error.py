@@ -40,11 +40,11 @@ class Effort:
     Attributes:
         starts: latents screened per window.
         evaluations: of the minimisation.
-        iterations: alternations of inversion and fit.
+        iterations: fits, each after an inversion.
     """
 
     starts: int = 64
-    evaluations: int = 60
+    evaluations: int = 300
     iterations: int = ITERATIONS
 
 
@@ -101,10 +101,11 @@ def fit_range_error(
     the inversion alone the error would be too small by what z has fitted by chance);
     the maximisation is a linear fit of the gain a, weighted by the last error, and the
     mean power of the rest by bands of frequency. Weighting changes the inversion, so
-    both are repeated.
+    both are repeated; with expectations that are not exact this need not lead upwards,
+    and the likeliest values on the way are taken.
 
     Args:
-        prior: the trained generator, with any gain and error.
+        prior: the trained generator, with a first guess of gain and error.
         windows: held-out noise (n, N), data units.
         effort: how hard to try; the default where None.
 
@@ -115,17 +116,19 @@ def fit_range_error(
     effort = effort or Effort()
     noise = windows.double().to(prior.device) - prior.level
     white = prior.range_error.white(noise)
-    gain, ratio = 1.0, prior.range_error.ratio
-    left = 1.0
-    for _ in range(effort.iterations):
-        trial = prior.with_reach(replace(prior.reach, gain=gain, ratio=ratio))
-        made = trial.range_error.white(_draws(trial, noise, effort))
+    trial = fitted = prior.with_reach(prior.reach)
+    least = math.inf
+    for _ in range(effort.iterations + 1):
+        draws, nll = _inverted(trial, noise, effort)
+        made = trial.range_error.white(draws)
+        if nll < least:
+            fitted, least = trial, nll
+            left = (white - trial.gain * made).square().mean() / white.square().mean()
+            facts = {"gain": trial.gain, "explained": 1.0 - float(left)}
+            fitted.metadata["range_error"] = facts
         gain = _fitted_gain(trial, white, made)
-        rest = white - gain * made
-        left = float(rest.square().mean() / white.square().mean())
-        ratio = band_ratio(rest)
-    fitted = prior.with_reach(replace(prior.reach, gain=gain, ratio=ratio))
-    fitted.metadata["range_error"] = {"gain": gain, "explained": 1.0 - left}
+        ratio = band_ratio(white - gain * made)
+        trial = prior.with_reach(replace(prior.reach, gain=gain, ratio=ratio))
     return fitted
 
 
@@ -143,7 +146,7 @@ def chosen_range_error(
     generator (gain 0). The best is then fitted to all windows.
 
     Args:
-        prior: the trained generator.
+        prior: the trained generator, with the first guess of a range error.
         windows: held-out noise (n, N), data units, in the order of the recording;
             neighbours may overlap by half.
         reshape: with gain 0 the spectrum too is that of the windows; otherwise it is
@@ -159,10 +162,6 @@ def chosen_range_error(
     unit = unit_ratio(prior.window).to(prior.device)
     gaussian = Reach(0.0, unit).error(prior.autocovariance)
 
-    def fitted(some: Tensor, *, absolute: bool) -> GeneratorPrior:
-        start = prior.with_reach(Reach(1.0, unit, absolute))
-        return fit_range_error(start, some, effort=effort)
-
     def without(some: Tensor) -> GeneratorPrior:
         ratio = unit
         if reshape:
@@ -174,8 +173,7 @@ def chosen_range_error(
 
     ways: list[Callable[[Tensor], GeneratorPrior]] = [
         without,
-        partial(fitted, absolute=False),
-        partial(fitted, absolute=True),
+        *(partial(fit_range_error, g, effort=effort) for g in first_guesses(prior)),
     ]
     scores: list[list[Tensor]] = [[] for _ in ways]
     reference = []
@@ -196,6 +194,21 @@ def chosen_range_error(
     return chosen
 
 
+def first_guesses(prior: GeneratorPrior) -> list[GeneratorPrior]:
+    """A prior with a range error of either form to start a fit from.
+
+    Its own where it has one of that form, else as much noise as was recorded.
+    """
+    unit = unit_ratio(prior.window).to(prior.device)
+    own = prior.reach
+    guesses = []
+    for absolute in (False, True):
+        known = own.absolute == absolute and own.gain > 0.0
+        reach = own if known else Reach(1.0, unit, absolute)
+        guesses.append(prior.with_reach(reach))
+    return guesses
+
+
 def _crossed(windows: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Windows to fit to and windows to score, which do not overlap, two ways."""
     if len(windows) < FEWEST_CROSSED:
@@ -205,8 +218,13 @@ def _crossed(windows: Tensor) -> list[tuple[Tensor, Tensor]]:
     return [(first, second[1::2]), (second[1:], first[::2])]
 
 
-def _draws(prior: GeneratorPrior, noise: Tensor, effort: Effort) -> Tensor:
-    """``sd g(z)`` for draws of z given each window, (DRAWS, n, N), data units."""
+def _inverted(
+    prior: GeneratorPrior, noise: Tensor, effort: Effort
+) -> tuple[Tensor, float]:
+    """``sd g(z)`` for draws of z given each window, (DRAWS, n, N), data units.
+
+    And ``-log p`` of the windows by Laplace's method, their mean, up to a constant.
+    """
     rng = torch.Generator().manual_seed(0)
     features = prior.features(noise)
     shape = (effort.starts, len(noise), prior.n_latent)
@@ -222,7 +240,8 @@ def _draws(prior: GeneratorPrior, noise: Tensor, effort: Effort) -> Tensor:
         (gradient,) = torch.autograd.grad(energy.sum(), z)
         return energy.detach(), gradient
 
-    best = minimize_batch(objective, start, max_evaluations=effort.evaluations).x
+    minimum = minimize_batch(objective, start, max_evaluations=effort.evaluations)
+    best = minimum.x
     decoded, d_mean, d_log = decode_tangents(prior, best)
     # In double: a steep generator's information spans more than single precision.
     factor = torch.linalg.cholesky(
@@ -234,6 +253,8 @@ def _draws(prior: GeneratorPrior, noise: Tensor, effort: Effort) -> Tensor:
             redundancy=1.0,
         )
     )
+    half_log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    nll = float((minimum.energy + half_log_det).mean())
     shape = (DRAWS, len(noise), prior.n_latent, 1)
     normal = torch.randn(shape, generator=rng, dtype=torch.float64).to(prior.device)
     # Covariance H^-1 = L^-T L^-1 for H = L L^T.
@@ -241,7 +262,7 @@ def _draws(prior: GeneratorPrior, noise: Tensor, effort: Effort) -> Tensor:
     if prior.space.infers_label:
         step[..., -1] = 0.0
     with torch.no_grad():
-        return prior.waveform(best + step.to(best.dtype)).double()
+        return prior.waveform(best + step.to(best.dtype)).double(), nll
 
 
 def _fitted_gain(prior: GeneratorPrior, white: Tensor, made: Tensor) -> float:

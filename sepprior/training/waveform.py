@@ -2,7 +2,8 @@
 
 A generator and a critic against each other (any loss of `sepprior.losses`), the
 spectral term on the generated waveforms, and at the end the covariance of what the
-generator cannot reach, fitted to held-out noise.
+generator cannot reach, fitted to held-out noise. Noise of such a kind is added, and
+learned, in training already: what is judged is what the prior will be.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sepprior import losses
 from sepprior.config import GANSynthConfig, WaveformConfig
 from sepprior.data import iterate_blocks
-from sepprior.nets import GANSynthCritic, GANSynthGenerator, WaveformGenerator
+from sepprior.nets import (
+    GANSynthCritic,
+    GANSynthGenerator,
+    RangeNoise,
+    WaveformGenerator,
+)
 from sepprior.priors import GeneratorPrior, LatentSpace, Reach, unit_ratio
 from sepprior.priors.base import HALF_LOG_2PI
 from sepprior.priors.marginal import laplace_nll
@@ -37,6 +42,7 @@ from sepprior.training.parallel import current_ranks
 from sepprior.training.range_error import (
     FIT_SAMPLES,
     Effort,
+    first_guesses,
     fit_range_error,
     measured_range_error,
 )
@@ -98,6 +104,11 @@ class WaveformTrainer:
             plane.fit(mean, sd)
         moments = spectrum_moments(self._windows())
         self.log_mean_power, self.log_sd_power = (m.to(task.device) for m in moments)
+        self.noise: RangeNoise | None = None
+        if not isinstance(config, GANSynthConfig) and config.range_noise:
+            self.noise = RangeNoise(
+                moments[0].exp(), window=config.window, share=config.range_noise
+            ).to(task.device)
         self.generator = generator.to(task.device)
         self.critic = critic.to(task.device)
         self.ema = copy.deepcopy(self.generator).requires_grad_(False)
@@ -107,8 +118,11 @@ class WaveformTrainer:
         self._glanced: tuple[int, tuple[GeneratorPrior, float]] | None = None
         if config.keep == "best":
             self.best = copy.deepcopy(self.ema)
+        trained = nn.ModuleList([self.generator])
+        if self.noise is not None:
+            trained.append(self.noise)
         self.optimiser = torch.optim.Adam(
-            self.generator.parameters(),
+            trained.parameters(),
             config.learning_rate,
             betas=config.betas,
             fused=True,
@@ -129,7 +143,7 @@ class WaveformTrainer:
                 config.classifier_weight if isinstance(config, GANSynthConfig) else None
             ),
         )
-        self._objective = self.ranks.step(self.generator, self._generator_loss)
+        self._objective = self.ranks.step(trained, self._generator_loss)
         self._compiled = None
         if config.compile:
             # The generator alone: compiled code has no second derivative, which the
@@ -182,11 +196,18 @@ class WaveformTrainer:
         return self.space.joined(z.to(self.task.device), onehot)
 
     def _fake(self, code: Tensor) -> tuple[Tensor, Tensor]:
-        """Generated waveforms (B, N) and what the critic sees of them."""
+        """Generated waveforms (B, N), range noise included, as the critic sees them."""
         # While a generator grows, every step of it would be compiled anew.
         if self._compiled is None or not self.generator.settled:
-            return self.generator.fake(code)
-        return self._compiled(code)
+            waveform, view = self.generator.fake(code)
+        else:
+            waveform, view = self._compiled(code)
+        if self.noise is None:
+            return waveform, view
+        shape = (self.config.batch, 2 * self.config.window)
+        white = self.ranks.rows(torch.randn(shape, generator=self.rng))
+        waveform = waveform + self.noise(white.to(self.task.device))
+        return waveform, self.generator.view(waveform)
 
     # -- steps -------------------------------------------------------------------------
 
@@ -281,8 +302,7 @@ class WaveformTrainer:
             prior = self._prior(copy.deepcopy(self.ema), {})
             few = held[: max(2, min(GLANCE_WINDOWS, FIT_SAMPLES // self.config.window))]
             fits = []
-            for absolute in (False, True):
-                start = prior.with_reach(replace(prior.reach, absolute=absolute))
+            for start in first_guesses(prior):
                 fit = fit_range_error(start, few, effort=GLANCE)
                 fits.append((fit, self._quick_nll(fit, few)))
             self._glanced = (self.step, min(fits, key=lambda pair: pair[1]))
@@ -296,6 +316,9 @@ class WaveformTrainer:
         with torch.no_grad():
             parts = self.space.code(z).split(DRAWS_AT_ONCE)
             fake = torch.cat([self.ema(part) for part in parts])
+            if self.noise is not None:
+                white = torch.randn(len(fake), 2 * self.config.window, generator=rng)
+                fake = fake + self.noise(white.to(self.task.device))
         return self._distance_db(fake)
 
     def prior_error_db(self, prior: GeneratorPrior) -> float:
@@ -320,12 +343,18 @@ class WaveformTrainer:
             self.config.model,
             network,
             space=self.space,
-            reach=Reach(1.0, unit_ratio(self.config.window).to(device)),
+            reach=self._first_reach().to(device),
             autocovariance=gaussian.autocovariance.to(device),
             level=gaussian.level,
             sample_rate=gaussian.sample_rate,
             metadata=dict(metadata),
         )
+
+    def _first_reach(self) -> Reach:
+        """The range error as trained, from which its fit starts."""
+        if self.noise is None:
+            return Reach(1.0, unit_ratio(self.config.window))
+        return Reach(1.0, self.noise.autocovariance(), absolute=True)
 
     def _best(self) -> WaveformGenerator | None:
         """The running average of the best tick, where the recipe wants it."""
@@ -358,6 +387,8 @@ class WaveformTrainer:
         }
         if self.best is not None:
             parts["best"] = self.best
+        if self.noise is not None:
+            parts["noise"] = self.noise
         return parts
 
     def state(self) -> dict[str, Any]:
