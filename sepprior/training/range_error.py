@@ -117,9 +117,9 @@ def fit_range_error(
     noise = windows.double().to(prior.device) - prior.level
     white = prior.range_error.white(noise)
     trial = fitted = prior.with_reach(prior.reach)
-    least = math.inf
+    least, z = math.inf, None
     for _ in range(effort.iterations + 1):
-        draws, nll = _inverted(trial, noise, effort)
+        draws, nll, z = _inverted(trial, noise, effort, earlier=z)
         made = trial.range_error.white(draws)
         if nll < least:
             fitted, least = trial, nll
@@ -141,9 +141,8 @@ def chosen_range_error(
 ) -> GeneratorPrior:
     """The prior with the range error that describes held-out noise best.
 
-    Three are fitted to either half of the windows and scored by the other: one with a
-    spectrum of its own, one that is the recording's times a ratio, and one without the
-    generator (gain 0). The best is then fitted to all windows.
+    Those of `first_guesses` and one without the generator (gain 0) are fitted to either
+    half of the windows and scored by the other. The best is then fitted to all windows.
 
     Args:
         prior: the trained generator, with the first guess of a range error.
@@ -195,18 +194,15 @@ def chosen_range_error(
 
 
 def first_guesses(prior: GeneratorPrior) -> list[GeneratorPrior]:
-    """A prior with a range error of either form to start a fit from.
+    """A prior with the range errors to start fits from.
 
-    Its own where it has one of that form, else as much noise as was recorded.
+    Its own where it has one with a spectrum of its own, else as much noise as was
+    recorded, in either form.
     """
+    if prior.reach.absolute and prior.gain > 0.0:
+        return [prior]
     unit = unit_ratio(prior.window).to(prior.device)
-    own = prior.reach
-    guesses = []
-    for absolute in (False, True):
-        known = own.absolute == absolute and own.gain > 0.0
-        reach = own if known else Reach(1.0, unit, absolute)
-        guesses.append(prior.with_reach(reach))
-    return guesses
+    return [prior.with_reach(Reach(1.0, unit, form)) for form in (False, True)]
 
 
 def _crossed(windows: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -219,11 +215,20 @@ def _crossed(windows: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 def _inverted(
-    prior: GeneratorPrior, noise: Tensor, effort: Effort
-) -> tuple[Tensor, float]:
-    """``sd g(z)`` for draws of z given each window, (DRAWS, n, N), data units.
+    prior: GeneratorPrior, noise: Tensor, effort: Effort, *, earlier: Tensor | None
+) -> tuple[Tensor, float, Tensor]:
+    """Posteriors of z given each window, by Laplace's method.
 
-    And ``-log p`` of the windows by Laplace's method, their mean, up to a constant.
+    Args:
+        prior: the generator with a gain and a range error.
+        noise: windows (n, N), data units, without the level.
+        effort: how hard to try.
+        earlier: the most probable z by other values of both, (n, n_latent), as one
+            more start.
+
+    Returns:
+        ``sd g(z)`` for draws of z, (DRAWS, n, N), data units; ``-log p`` of the
+        windows, their mean, up to a constant; and the most probable z.
     """
     rng = torch.Generator().manual_seed(0)
     features = prior.features(noise)
@@ -231,6 +236,8 @@ def _inverted(
     draws = torch.randn(shape, generator=rng, dtype=prior.dtype).to(prior.device)
     with torch.no_grad():
         candidates = prior.propose(features, draws=draws)
+        if earlier is not None:
+            candidates = torch.cat([candidates, earlier[None]])
         energies = torch.stack([joint_energy(prior, features, z) for z in candidates])
         start = candidates[energies.argmin(0), torch.arange(len(noise))]
 
@@ -262,7 +269,8 @@ def _inverted(
     if prior.space.infers_label:
         step[..., -1] = 0.0
     with torch.no_grad():
-        return prior.waveform(best + step.to(best.dtype)).double(), nll
+        made = prior.waveform(best + step.to(best.dtype)).double()
+    return made, nll, best
 
 
 def _fitted_gain(prior: GeneratorPrior, white: Tensor, made: Tensor) -> float:
