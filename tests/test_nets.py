@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sepprior.nets.flow import Flow
+from sepprior.nets.flow import Flow, RowCoupling
 from sepprior.nets.latent_row import RowPainter, RowReader
 from sepprior.nets.specgan import KERNEL, Critic, Encoder, Generator, PlaneShape
 from sepprior.transforms import TightSTFT, frame_length
@@ -199,6 +199,45 @@ def test_a_new_flow_only_changes_the_order():
     assert not flow.inverse(u)[1].any()
 
 
+@pytest.mark.parametrize(("size", "first"), [(8, 0), (8, 1), (7, 0), (2, 1)])
+def test_a_coupling_along_a_row_is_inverted_with_its_volume(size, first):
+    torch.manual_seed(7)
+    coupling = RowCoupling(size, first).double()
+    for parameter in coupling.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    u = torch.randn(5, size, dtype=torch.float64)
+    z = coupling(u)
+    back, log_slopes = coupling.inverse(z)
+    torch.testing.assert_close(back, u)
+    kept = [k for k in range(size) if k % 2 != first]
+    assert torch.equal(z[:, kept], u[:, kept]) and not torch.allclose(z, u)
+    slopes = torch.func.vmap(torch.func.jacrev(lambda v: coupling.inverse(v)[0]))(z)
+    expected = torch.linalg.slogdet(slopes).logabsdet
+    torch.testing.assert_close(log_slopes.sum(-1), expected)
+
+
+def test_a_coupling_along_a_row_is_the_same_everywhere():
+    torch.manual_seed(8)
+    coupling = RowCoupling(40, 0)
+    for parameter in coupling.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    u = torch.randn(1, 40)
+    shifted = u.roll(2, -1)
+    a, b = coupling(u), coupling(shifted)
+    # Away from the ends, by as many as it looks at.
+    torch.testing.assert_close(a[:, 8:30], b[:, 10:32])
+
+
+def test_a_flow_along_a_row_starts_as_one_without():
+    torch.manual_seed(9)
+    flow = Flow(6, 4, 3)
+    u = torch.randn(3, 6)
+    torch.testing.assert_close(flow(u).sort().values, u.sort().values)
+    z, volume = flow.inverse(flow(u))
+    torch.testing.assert_close(z, u)
+    assert len(flow.layers) == 7 and not volume.any()
+
+
 # --- a row of latents -----------------------------------------------------------------
 
 
@@ -216,6 +255,28 @@ def test_a_latent_of_a_row_is_painted_where_it_stands():
     # that of every other frame, and a few frames more by interpolating and doubling.
     assert changed[48:52].all() and not changed[:28].any() and not changed[72:].any()
     assert torch.equal(painter(labelled), before)
+
+
+def test_as_many_columns_as_frames_tell_close_latents_apart():
+    torch.manual_seed(5)
+    painter = RowPainter(64, 3, 4, 76, every=1)
+    assert painter.columns == 76 and painter(torch.randn(2, 64)).shape == (2, 3, 4, 76)
+    assert RowPainter(64, 3, 4, 76).columns == 38
+
+
+@pytest.mark.parametrize(("latent", "frames", "every"), [(64, 76, 1), (20, 80, 2)])
+def test_derivatives_of_a_row_are_those_one_by_one(latent, frames, every):
+    torch.manual_seed(6)
+    painter = RowPainter(latent, 3, 2, frames, every=every).double()
+    z = torch.randn(2, latent, dtype=torch.float64)
+    each = [torch.func.jacfwd(painter)(one[None])[0, ..., 0, :] for one in z]
+    expected = torch.stack(each).movedim(-1, 0)
+    found = painter.derivatives(z)
+    torch.testing.assert_close(found, expected)
+    assert painter.apart < latent
+    # Told apart by fewer frames than it is painted in, a latent would lose some.
+    near = painter.reach.sum(1).argmin()
+    assert expected[near].abs().amax((0, 1, 2)).ne(0).sum() == painter.reach[near].sum()
 
 
 def test_the_same_weights_paint_everywhere():

@@ -47,8 +47,11 @@ def specgan(
     uniform: bool = False,
     flow: bool = False,
     loudest: float = math.inf,
+    row: int = 0,
+    labels: tuple[str, ...] = (),
 ) -> SpecGANPrior:
     """An untrained prior; `scale` multiplies the last weights, `bias` sets its bias."""
+    latent = row or LATENT
     frame = frame_length(window)
     stft = TightSTFT(window, frame)
     single = channels == "magnitude"
@@ -58,13 +61,14 @@ def specgan(
         torch.manual_seed(3)
         generator = Generator(
             plane,
-            latent=LATENT,
+            latent=latent + len(labels),
             width=4,
             channels=count,
             bounded=single,
             flow=bent_flow() if flow else None,
+            row=row,
         )
-        coder = Encoder(plane, latent=LATENT, width=4, channels=count)
+        coder = Encoder(plane, latent=latent, width=4, channels=count)
     last = generator.layers[-1]
     with torch.no_grad():
         last.weight.mul_(scale)
@@ -86,7 +90,9 @@ def specgan(
         level=LEVEL,
         sample_rate=SAMPLE_RATE,
         frame=frame,
-        space=LatentSpace(LATENT, uniform=uniform),
+        space=LatentSpace(
+            latent, uniform, labels, tuple(1.0 / len(labels) for _ in labels)
+        ),
     )
 
 
@@ -572,6 +578,20 @@ def test_tangents_of_a_network_are_finite_differences():
         torch.testing.assert_close(d_mean[:, k], slope, rtol=0.05, atol=5e-3)
         slope = (up.precision.log() - down.precision.log()) / (2 * step)
         torch.testing.assert_close(d_log[:, k], slope, rtol=0.05, atol=5e-3)
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+def test_tangents_of_a_row_are_those_of_any_prior(monkeypatch, uniform):
+    """With a label that is inferred: its coordinate is not part of the row."""
+    prior = specgan(scale=2.0, row=8, labels=("a", "b"), uniform=uniform)
+    z = torch.randn((3, 9), generator=torch.Generator().manual_seed(4))
+    assert prior.n_latent == 9 and prior.tangential and not specgan().tangential
+    _, d_mean, d_log = decode_tangents(prior, z)
+    monkeypatch.setattr(type(prior), "tangential", False)
+    _, mean, log = decode_tangents(prior, z)
+    torch.testing.assert_close(d_mean, mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(d_log, log, rtol=1e-4, atol=1e-5)
+    assert d_mean[:, :8].abs().amax((0, 2)).min() > 1e-3
 
 
 def test_linear_generator_samples_its_covariance():

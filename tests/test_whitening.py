@@ -14,7 +14,7 @@ from sepprior.priors import GaussianPrior
 from sepprior.stationary import autocovariance, continuum_autocovariance
 from sepprior.training import specgan
 from sepprior.training.contract import Task
-from sepprior.training.whitening import continuum_filter
+from sepprior.training.whitening import continuum_filter, rest_filter
 from tests.conftest import TINY
 
 WINDOW = 64
@@ -181,7 +181,7 @@ def test_a_row_is_tried_where_frames_outnumber_latents(
 
     monkeypatch.setattr(specgan, "_race", race)
     config = dataclasses.replace(
-        TINY, window=WINDOW, frame=16, latent=latent, latent_row=asked
+        TINY, window=WINDOW, frame=16, row_latent=latent, latent_row=asked
     )
     chosen = specgan.build_trainer(task_of(noise(4000, line=0.0)), config, state=None)
     assert sorted(set(raced)) == rows
@@ -189,11 +189,14 @@ def test_a_row_is_tried_where_frames_outnumber_latents(
     # What connects everything with everything is narrower beside a row.
     last = chosen.networks.generator.layers[-1]
     assert last.in_channels == (TINY.width // 2 if rows[-1] else TINY.width)
+    assert chosen.frozen().n_latent == (latent if rows[-1] else TINY.latent)
 
 
-def test_a_row_is_stored_and_continued(tmp_path):
+@pytest.mark.parametrize("latent", [4, 8])
+def test_a_row_is_stored_and_continued(tmp_path, latent):
+    """Five columns are painted for 4 latents, nine for 8."""
     config = dataclasses.replace(
-        TINY, window=WINDOW, frame=16, latent=4, latent_row="yes", steps=4
+        TINY, window=WINDOW, frame=16, row_latent=latent, latent_row="yes", steps=4
     )
     task = task_of(noise(4000, line=0.0))
     run = specgan.build_trainer(task, config, state=None)
@@ -212,3 +215,104 @@ def test_a_row_is_stored_and_continued(tmp_path):
     torch.testing.assert_close(stored.heldout_nll(windows), prior.heldout_nll(windows))
     features = prior.features(windows)
     assert torch.equal(stored.posterior(features)[0], prior.posterior(features)[0])
+
+
+# -- the colour of the rest ----------------------------------------------------------
+
+LEVEL, FLOOR = 1.0, 0.1
+
+
+def switching(rng, n):
+    """Two levels, 30 samples each in the mean, and the same with white noise."""
+    levels = LEVEL * np.where(np.cumsum(rng.random(n) < 1 / 30) % 2, 1.0, -1.0)
+    return levels + rng.normal(0.0, FLOOR, n)
+
+
+class Knowing:
+    """A prior that finds a share of the levels in what it is shown."""
+
+    def __init__(self, model, share):
+        self.model, self.share = model, share
+        self.window, self.whitener = model.config.window, model.whitener
+        self.stft = model.stft
+        self.space = self
+
+    def planes(self, white):
+        x = self.whitener.inverse(white)
+        levels = self.share * LEVEL * torch.sign(x)
+        self.found = self.stft.analyse(self.whitener.forward(levels).float())
+        return white
+
+    def encoder(self, planes):
+        return planes[:, :2], planes[:, :2]
+
+    def joined(self, z, onehot):
+        return z
+
+    def parts_of(self, code):
+        return self.found, torch.zeros_like(self.found.real)
+
+
+def rest_of(values, share):
+    task = task_of(values)
+    config = dataclasses.replace(TINY, window=WINDOW, frame=8)
+    total = task.gaussian.autocovariance
+    run = specgan.fresh_run(task, config, total, "total", frame=8, row=False)
+    return rest_filter(Knowing(run.model, share), run.model), total
+
+
+def test_the_rest_has_the_colour_of_what_the_mean_leaves():
+    noise = switching(np.random.default_rng(0), 60_000)
+    found, _ = rest_of(noise, 1.0)
+    assert found is not None
+    assert float(found[0]) == pytest.approx(FLOOR**2, rel=0.1)
+    assert float(found[1:].abs().max()) < 0.1 * float(found[0])
+    # Half of the levels left are levels still, of a quarter of the power.
+    half, total = rest_of(noise, 0.5)
+    assert half is not None and 0.1 < float(half[0] / total[0]) < 0.5
+
+
+def test_gaussian_noise_has_no_rest_of_another_colour():
+    white = np.random.default_rng(2).standard_normal(60_000)
+    coloured = np.convolve(white, 0.9 ** np.arange(64), mode="valid")
+    assert rest_of(coloured, 0.0)[0] is None
+
+
+def test_what_is_rare_counts_little_in_the_rest():
+    """Bursts that the mean has not found at all."""
+    rng = np.random.default_rng(3)
+    quiet = rng.standard_normal(60_000)
+    starts = rng.choice(60_000, 600, replace=False)
+    loud = quiet + 100.0 * np.bincount(starts, minlength=60_000)
+    found, total = rest_of(loud, 0.0)
+    assert found is not None and float(total[0]) > 90.0
+    assert float(found[0]) < 1.6
+
+
+def test_a_rest_of_another_colour_is_raced(monkeypatch):
+    """The run that is whitened by it goes on where held-out noise prefers it."""
+    raced = []
+
+    def race(runs, held, *, most, announce):
+        raced.append([run.facts["whitening"] for run in runs])
+        return runs[-1]
+
+    monkeypatch.setattr(specgan, "_race", race)
+    white = torch.zeros(WINDOW, dtype=torch.float64)
+    white[0] = FLOOR**2
+    task = task_of(switching(np.random.default_rng(1), 6000))
+    config = dataclasses.replace(TINY, window=WINDOW, frame=16, latent_row="no")
+    monkeypatch.setattr(specgan, "rest_filter", lambda prior, model: white)
+    chosen = specgan.build_trainer(task, config, state=None)
+    assert raced[-1] == ["total", "rest"] and chosen.facts["whitening"] == "rest"
+    again = specgan.build_trainer(task, config, state=copy.deepcopy(chosen.state()))
+    assert torch.equal(again.model.whitening, white)
+    assert again.advance() == chosen.advance()
+    monkeypatch.setattr(specgan, "rest_filter", lambda prior, model: None)
+    raced.clear()
+    chosen = specgan.build_trainer(task, config, state=None)
+    assert ["total", "rest"] not in raced and chosen.facts["whitening"] == "total"
+    fixed = dataclasses.replace(config, whitening="total")
+    monkeypatch.setattr(specgan, "rest_filter", lambda prior, model: white)
+    chosen = specgan.build_trainer(task, fixed, state=None)
+    assert chosen.facts["whitening"] == "total"

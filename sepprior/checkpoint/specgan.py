@@ -34,6 +34,8 @@ def pack(prior: SpecGANPrior) -> tuple[dict[str, Tensor], dict[str, Any]]:
     }
     if prior.generator.row is not None:
         structure["row"] = prior.generator.row.latent
+        structure["row_every"] = prior.generator.row.every
+        structure["row_couplings"] = 0 if prior.flow is None else prior.flow.row
     if prior.space.labels:
         structure["latent"] = prior.space.to_dict()
     if stats.loudest < math.inf:
@@ -43,8 +45,10 @@ def pack(prior: SpecGANPrior) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def version(prior: SpecGANPrior) -> int:
     """The first format that knows all that the prior has."""
-    if prior.generator.row is not None:
-        return 5
+    row = prior.generator.row
+    if row is not None:
+        bent = prior.flow is not None and prior.flow.row > 0
+        return 7 if bent or row.every == 1 else 5
     if prior.statistics.loudest < math.inf:
         return 4
     if prior.flow is not None:
@@ -97,8 +101,9 @@ def build_generator(
     chain = stripped(state, "flow.")
     flow = None
     if chain:
+        row = structure.get("row_couplings", 0)
         couplings = {k.split(".")[1] for k in chain}
-        flow = Flow(len(chain["layers.0.order"]), len(couplings))
+        flow = Flow(len(chain["layers.0.order"]), len(couplings) - row, row)
     generator = Generator(
         PlaneShape(structure["frame"] // 2, structure["frames"]),
         latent=state["project.weight"].shape[1],
@@ -107,6 +112,7 @@ def build_generator(
         bounded=structure["bounded"],
         flow=flow,
         row=structure.get("row", 0),
+        row_every=structure.get("row_every", 2),
     )
     generator.load_state_dict(state)
     return generator

@@ -21,7 +21,7 @@ from sepprior.errors import SeppriorError
 from sepprior.priors import Prior
 
 FORMAT = "sepprior"
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 """Newest version of any form that this release reads."""
 
 

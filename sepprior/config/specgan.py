@@ -31,11 +31,13 @@ class SpecGANConfig(AdversarialConfig):
             latents the generator paints from; 0 leaves it out.
         latent_row: Paint (and read) each latent also where it stands in a row over
             time, by the same weights everywhere; the generator's layers that connect
-            all latents with all frames then have half of `width`. "yes", "no", or
-            "auto": tried where the spectrogram has more frames than z has latents.
-            Without `likelihood_weight` there is none.
+            all latents with all frames then have half of `width`, and z has
+            `row_latent` elements. "yes", "no", or "auto": tried where the spectrogram
+            has more frames than that. Without `likelihood_weight` there is none.
+        row_latent: Length of z where it stands in a row.
         whitening: Spectrum the noise is divided by before the network sees it: "total",
-            "continuum" (narrow lines left in), or "auto".
+            "continuum" (narrow lines left in), or "auto", which also tries that of what
+            the decoded mean leaves.
 
     Raises:
         SeppriorError: A value is out of its range.
@@ -53,6 +55,7 @@ class SpecGANConfig(AdversarialConfig):
     warmup_learning_rate: float = 2e-3
     flow_layers: int = 8
     latent_row: Literal["auto", "yes", "no"] = "auto"
+    row_latent: int = 64
     whitening: Literal["auto", "total", "continuum"] = "auto"
 
     def __post_init__(self) -> None:
@@ -62,6 +65,7 @@ class SpecGANConfig(AdversarialConfig):
         check_frame(self.frame, self.window)
         check_fraction("warmup_learning_rate", self.warmup_learning_rate, zero=False)
         check_range("flow_layers", self.flow_layers, 0, 64)
+        check_range("row_latent", self.row_latent, 2, 4096)
         check_range("amplitude_weight", self.amplitude_weight, 0.0, None)
         check_range("likelihood_weight", self.likelihood_weight, 0.0, None)
 

@@ -91,6 +91,7 @@ class Generator(nn.Module):
         bounded: end in tanh (magnitude mode), else linear.
         flow: bends normal latents into those that are painted from, or None.
         row: so many of the latents are painted where they stand in time as well.
+        row_every: 1 or 2, see `RowPainter`.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Generator(nn.Module):
         bounded: bool = False,
         flow: Flow | None = None,
         row: int = 0,
+        row_every: int = 2,
     ) -> None:
         super().__init__()
         self.plane, self.bounded = plane, bounded
@@ -116,7 +118,9 @@ class Generator(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.row = None
         if row:
-            self.row = RowPainter(row, channels, plane.bins, plane.frames)
+            self.row = RowPainter(
+                row, channels, plane.bins, plane.frames, every=row_every
+            )
         # An output sample of a stride-2 transposed convolution sums a quarter of the
         # kernel's taps (He et al. 2015, section 2.2, with that fan-in): the default
         # counts all of them and lets z fade away over the layers.
@@ -135,13 +139,17 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Planes of shape (B, C, F, T) from bent latents, and labels."""
-        h = self.project(z).unflatten(-1, (-1, *self.plane.base))
-        for layer in self.layers:
-            h = layer(torch.relu(h))
-        h = h[..., : self.plane.frames]
+        h = self.everywhere(z)
         if self.row is not None:
             h = h + self.row(z)
         return torch.tanh(h) if self.bounded else h
+
+    def everywhere(self, z: Tensor) -> Tensor:
+        """What is painted all over the planes, before the bound."""
+        h = self.project(z).unflatten(-1, (-1, *self.plane.base))
+        for layer in self.layers:
+            h = layer(torch.relu(h))
+        return h[..., : self.plane.frames]
 
 
 class Critic(nn.Module):

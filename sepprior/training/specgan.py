@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,14 +14,14 @@ from sepprior.training.contract import Task, unheard
 from sepprior.training.gan import SpecGANTrainer
 from sepprior.training.noise_model import NoiseModel
 from sepprior.training.specgan_networks import build_networks
-from sepprior.training.whitening import continuum_filter
+from sepprior.training.whitening import continuum_filter, rest_filter
 from sepprior.transforms import frame_length
 
 PILOT_STEPS = 400
 """Warm-up steps between two comparisons of runs."""
 ANNOUNCED_STEPS = 50
 """Warm-up steps between two announcements of how far a comparison is."""
-FRAME_STEPS, FILTER_STEPS, ROW_STEPS = 1200, 2000, 2000
+FRAME_STEPS, FILTER_STEPS, ROW_STEPS, REST_STEPS = 1200, 2000, 2000, 2000
 """Warm-up steps after which the better run is taken in any case."""
 SHORTER = 4
 """The square plane's frame over the shorter one that is tried beside it."""
@@ -56,6 +57,8 @@ def fresh_run(
     row: bool,
 ) -> SpecGANTrainer:
     """A run on the recording seen through a filter, with its own randomness."""
+    if row:
+        config = replace(config, latent=config.row_latent)
     model = NoiseModel(
         task.training,
         config,
@@ -87,8 +90,8 @@ def best_run(task: Task, config: SpecGANConfig) -> SpecGANTrainer:
         impulse = torch.zeros_like(total)
         impulse[0] = total[0]
         return fresh_run(task, config, impulse, "none", frame=config.frame, row=False)
-    row = config.latent_row == "yes"
     blind = config.likelihood_weight == 0
+    row = config.latent_row == "yes" and not blind
     square = frame_length(config.window)
     frames = [config.frame or square]
     short = square // SHORTER
@@ -115,7 +118,7 @@ def best_run(task: Task, config: SpecGANConfig) -> SpecGANTrainer:
             most=FILTER_STEPS,
             announce=_naming(task, "filter"),
         )
-    if config.latent_row == "auto" and best.model.stft.n_frames > config.latent:
+    if config.latent_row == "auto" and best.model.stft.n_frames > config.row_latent:
         seen, name = best.model.whitening, best.facts["whitening"]
         other = fresh_run(task, config, seen, name, frame=frame, row=True)
         best = _race(
@@ -124,6 +127,17 @@ def best_run(task: Task, config: SpecGANConfig) -> SpecGANTrainer:
             most=ROW_STEPS,
             announce=_naming(task, "layout of the latents"),
         )
+    if config.whitening == "auto":
+        left = rest_filter(best.frozen(), best.model)
+        if left is not None:
+            row = best.networks.generator.row is not None
+            other = fresh_run(task, config, left, "rest", frame=frame, row=row)
+            best = _race(
+                [best, other],
+                task.held,
+                most=REST_STEPS,
+                announce=_naming(task, "colour of the rest"),
+            )
     return best
 
 

@@ -17,6 +17,8 @@ from sepprior.training.noise_model import NoiseModel
 from sepprior.training.steps import follow
 
 WARMUP_BETAS = (0.9, 0.99)
+ROW_COUPLINGS = 6
+"""Couplings of the flow along a row of latents, besides those of the recipe."""
 
 
 @dataclass
@@ -79,7 +81,7 @@ def build_networks(
         torch.default_generator.manual_seed(config.seed)
         flow = None
         if by_likelihood and config.flow_layers and config.latent > 1:
-            flow = Flow(config.latent, config.flow_layers)
+            flow = Flow(config.latent, config.flow_layers, ROW_COUPLINGS if row else 0)
         generator = Generator(
             plane,
             latent=config.latent + n_labels,
@@ -88,6 +90,8 @@ def build_networks(
             bounded=not model.complex_mode,
             flow=flow,
             row=config.latent if row else 0,
+            # Fewer columns than latents would blur where these stand.
+            row_every=1 if 2 * config.latent > frames + 1 else 2,
         )
         critic = Critic(
             plane, width=config.critic_width, channels=channels, outputs=1 + n_labels
