@@ -228,6 +228,21 @@ def test_a_coupling_along_a_row_is_the_same_everywhere():
     torch.testing.assert_close(a[:, 8:30], b[:, 10:32])
 
 
+@pytest.mark.parametrize(("size", "row"), [(9, 4), (8, 3), (6, 0)])
+def test_slopes_of_a_flow_are_those_of_its_inverse(size, row):
+    torch.manual_seed(10)
+    flow = Flow(size, 3, row).double()
+    for parameter in flow.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    z = torch.randn(4, size, dtype=torch.float64)
+    found = flow.slopes(z)
+    expected = torch.func.vmap(torch.func.jacrev(lambda v: flow.inverse(v)[0]))(z)
+    torch.testing.assert_close(found, expected)
+    volume = torch.linalg.slogdet(found).logabsdet
+    torch.testing.assert_close(volume, flow.inverse(z)[1])
+    assert flow.float().slopes(z.float()).dtype == torch.float32
+
+
 def test_a_flow_along_a_row_starts_as_one_without():
     torch.manual_seed(9)
     flow = Flow(6, 4, 3)

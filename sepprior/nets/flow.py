@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 HIDDEN, ROW_HIDDEN = 64, 32
-NEAR = 13
-"""Latents of a row that a coupling along it looks at."""
+NEAR = 6
+"""Latents of a row that a coupling along it looks at, half to each side."""
 SCALE_LIMIT = 2.0
 """Largest |log scale| of one coupling."""
 
@@ -61,7 +61,7 @@ class RowCoupling(nn.Module):
     """An affine coupling of latents in a row: every other one, by those near it.
 
     By the same weights everywhere: what follows what is learned once for all of the
-    window.
+    window. Beyond the ends zeros are seen.
 
     Args:
         size: K, at least 2.
@@ -70,42 +70,79 @@ class RowCoupling(nn.Module):
 
     def __init__(self, size: int, first: int) -> None:
         super().__init__()
+        moved, kept = torch.arange(first, size, 2), torch.arange(1 - first, size, 2)
         self.moved: Tensor
-        self.register_buffer("moved", torch.arange(first, size, 2), persistent=False)
-        kept = torch.ones(size).index_fill(0, self.moved, 0.0)
         self.kept: Tensor
+        self.order: Tensor
+        self.register_buffer("moved", moved, persistent=False)
         self.register_buffer("kept", kept, persistent=False)
-        last = nn.Conv1d(ROW_HIDDEN, 2, 1)
-        nn.init.zeros_(last.weight)
-        assert last.bias is not None
-        nn.init.zeros_(last.bias)
-        self.near = nn.Conv1d(1, ROW_HIDDEN, NEAR, padding="same")
+        back = torch.cat([kept, moved]).argsort()
+        self.register_buffer("order", back, persistent=False)
+        # Half of those near it to the left of each, half to its right.
+        left = NEAR // 2 - first
+        self.ends = left, len(moved) + NEAR - 1 - left - len(kept)
         self.net = nn.Sequential(
-            nn.SiLU(), nn.Conv1d(ROW_HIDDEN, ROW_HIDDEN, 1), nn.SiLU(), last
+            nn.Linear(NEAR, ROW_HIDDEN),
+            nn.SiLU(),
+            nn.Linear(ROW_HIDDEN, ROW_HIDDEN),
+            nn.SiLU(),
+            nn.Linear(ROW_HIDDEN, 2),
         )
+        last = self.net[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def _near(self, kept: Tensor) -> Tensor:
+        """The kept ones near each that is moved, (..., M, 6)."""
+        n = len(self.moved)
+        padded = nn.functional.pad(kept, self.ends)
+        return torch.stack([padded[..., j : j + n] for j in range(NEAR)], -1)
+
+    def _both(self, near: Tensor) -> Tensor:
+        log_scale, shift = self.net(near).unbind(-1)
+        log_scale = SCALE_LIMIT * torch.tanh(log_scale / SCALE_LIMIT)
+        return torch.stack([log_scale, shift], -1)
 
     def _parts(self, kept: Tensor) -> tuple[Tensor, Tensor]:
-        h = self.near(kept.reshape(-1, 1, kept.shape[-1]))
-        h = self.net(h.index_select(-1, self.moved)).reshape(*kept.shape[:-1], 2, -1)
-        log_scale, shift = h.unbind(-2)
-        return SCALE_LIMIT * torch.tanh(log_scale / SCALE_LIMIT), shift
+        log_scale, shift = self._both(self._near(kept)).unbind(-1)
+        return log_scale, shift
 
     def _joined(self, kept: Tensor, moved: Tensor) -> Tensor:
-        return kept + torch.zeros_like(kept).index_copy(-1, self.moved, moved)
+        return torch.cat([kept, moved], -1).index_select(-1, self.order)
 
     def forward(self, u: Tensor) -> Tensor:
         """Map u (..., K) to z (..., K)."""
-        kept = u * self.kept
+        kept, moved = (u.index_select(-1, i) for i in (self.kept, self.moved))
         log_scale, shift = self._parts(kept)
-        moved = u.index_select(-1, self.moved) * log_scale.exp() + shift
-        return self._joined(kept, moved)
+        return self._joined(kept, moved * log_scale.exp() + shift)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Map z (..., K) to u, and give the log slopes, those that are not 0."""
-        kept = z * self.kept
+        kept, moved = (z.index_select(-1, i) for i in (self.kept, self.moved))
         log_scale, shift = self._parts(kept)
-        moved = (z.index_select(-1, self.moved) - shift) * (-log_scale).exp()
+        moved = (moved - shift) * (-log_scale).exp()
         return self._joined(kept, moved), -log_scale
+
+    def push(self, z: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse of z (B, K), and of z's derivatives (B, K, D) those of u.
+
+        Each element depends on six others: their derivatives are all that the network
+        is differentiated for.
+        """
+        kept, moved = (z.index_select(-1, i) for i in (self.kept, self.moved))
+        near = self._near(kept)
+        log_scale, shift = self._both(near).unbind(-1)
+        local = torch.func.vmap(torch.func.jacrev(self._both))(near.reshape(-1, NEAR))
+        local = local.view(*near.shape[:-1], 2, NEAR)
+        d_kept, d_moved = (slopes.index_select(1, i) for i in (self.kept, self.moved))
+        d_near = self._near(d_kept.mT).permute(0, 2, 3, 1)
+        d_log, d_shift = (local @ d_near).unbind(-2)
+        scale = (-log_scale).exp()
+        moved = (moved - shift) * scale
+        d_moved = (d_moved - d_shift) * scale[..., None] - moved[..., None] * d_log
+        both = torch.cat([d_kept, d_moved], 1).index_select(1, self.order)
+        return self._joined(kept, moved), both
 
 
 class Flow(nn.Module):
@@ -144,3 +181,20 @@ class Flow(nn.Module):
             slopes.append(own)
         volume = torch.cat(slopes, -1).sum(-1)
         return z.view(*lead, -1), volume.view(lead)
+
+    def slopes(self, z: Tensor) -> Tensor:
+        """``d u / d z`` of the inverse at z (B, K), of shape (B, K, K)."""
+        eye = torch.eye(self.size, dtype=z.dtype, device=z.device)
+        along = eye.expand(len(z), -1, -1)
+        plain = [layer for layer in self.layers if isinstance(layer, Coupling)]
+        for layer in reversed(self.layers):
+            if isinstance(layer, RowCoupling):
+                z, along = layer.push(z, along)
+
+        def inverse(v: Tensor) -> Tensor:
+            for layer in reversed(plain):
+                v, _ = layer.inverse(v)
+            return v
+
+        across = torch.func.vmap(torch.func.jacrev(inverse))(z)
+        return across @ along if self.row else across

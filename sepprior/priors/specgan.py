@@ -255,8 +255,8 @@ class SpecGANPrior:
         eye = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
         moved = torch.func.vmap(everywhere)(eye)
         # Element by element: one direction has the slopes of all.
-        code, slopes = torch.func.jvp(self.space.code, (z,), (torch.ones_like(z),))
-        local = row.derivatives(code[:, : row.latent])
+        slopes = torch.func.jvp(self.space.code, (z,), (torch.ones_like(z),))[1]
+        local = row.derivatives(self.space.code(z)[:, : row.latent])
         local = local * slopes[:, : row.latent].mT[..., None, None, None]
         moved = torch.cat([moved[: row.latent] + local, moved[row.latent :]])
         d_mean, d_log = torch.func.vmap(pushed)(moved)
@@ -298,10 +298,8 @@ class SpecGANPrior:
         curvature = unit_curvature(z)
         if self.flow is None:
             return curvature
-        inverse, size = self.flow.inverse, self.space.size
-        slopes = torch.func.vmap(torch.func.jacrev(lambda v: inverse(v)[0]))(
-            z[:, :size].detach()
-        )
+        size = self.space.size
+        slopes = self.flow.slopes(z[:, :size].detach())
         curvature = curvature.clone()
         curvature[:, :size, :size] = slopes.mT @ slopes
         return curvature

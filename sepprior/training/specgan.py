@@ -82,8 +82,9 @@ def best_run(task: Task, config: SpecGANConfig) -> SpecGANTrainer:
     continuum it leaves them to the generator, which wins where their phases are locked
     (a pulse train). Latents that are painted where they stand in time say when
     something happens, those that are painted everywhere say what all of the window
-    shares. Where one of these is open, two runs begin their warm-up, held-out
-    likelihood decides, and the better one goes on.
+    shares. Whitening by what the mean leaves, once there is a mean, suits noise that is
+    mostly mean (`rest_filter`). Where one of these is open, two runs begin their
+    warm-up, held-out likelihood decides, and the better one goes on.
     """
     total = task.gaussian.autocovariance
     if config.channels == "magnitude":
