@@ -282,3 +282,18 @@ def test_format_1_keeps_loading(name):
     # Without an encoder the bound comes from a minimisation, which may stop elsewhere.
     rtol = 1e-2 if name == "magnitude" else 1e-4
     torch.testing.assert_close(prior.heldout_nll(x).double(), nll, rtol=rtol, atol=1e-3)
+
+
+def test_a_row_of_format_5_keeps_loading():
+    """File and numbers written by ``tests/data/make_prior_v5.py``."""
+    expected = json.loads((DATA / "v5_expected.json").read_text())
+    path = DATA / "v5_row.safetensors"
+    assert load_tensors(path)[1]["format_version"] == 5
+    prior = load_prior(path, device="cpu")
+    assert isinstance(prior, SpecGANPrior) and prior.generator.row is not None
+    assert prior.generator.row.every == 2
+    x = prior.sample(2, generator=torch.Generator().manual_seed(0))
+    sample = torch.tensor(expected["sample"], dtype=torch.float64)
+    torch.testing.assert_close(x[:, :8], sample, rtol=1e-5, atol=1e-5)
+    nll = torch.tensor(expected["nll"], dtype=torch.float64)
+    torch.testing.assert_close(prior.heldout_nll(x).double(), nll, rtol=1e-4, atol=1e-3)
