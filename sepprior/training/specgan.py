@@ -111,34 +111,24 @@ def best_run(task: Task, config: SpecGANConfig) -> SpecGANTrainer:
     if blind:
         return best
     frame = best.model.stft.length
+
+    def better(other: SpecGANTrainer, most: int, choice: str) -> SpecGANTrainer:
+        announce = _naming(task, choice)
+        return _race([best, other], task.held, most=most, announce=announce)
+
     if continuum is not None and name != "continuum":
         other = fresh_run(task, config, continuum, "continuum", frame=frame, row=row)
-        best = _race(
-            [best, other],
-            task.held,
-            most=FILTER_STEPS,
-            announce=_naming(task, "filter"),
-        )
+        best = better(other, FILTER_STEPS, "filter")
     if config.latent_row == "auto" and best.model.stft.n_frames > config.row_latent:
         seen, name = best.model.whitening, best.facts["whitening"]
         other = fresh_run(task, config, seen, name, frame=frame, row=True)
-        best = _race(
-            [best, other],
-            task.held,
-            most=ROW_STEPS,
-            announce=_naming(task, "layout of the latents"),
-        )
+        best = better(other, ROW_STEPS, "layout of the latents")
     if config.whitening == "auto":
         left = rest_filter(best.frozen(), best.model)
         if left is not None:
             row = best.networks.generator.row is not None
             other = fresh_run(task, config, left, "rest", frame=frame, row=row)
-            best = _race(
-                [best, other],
-                task.held,
-                most=REST_STEPS,
-                announce=_naming(task, "colour of the rest"),
-            )
+            best = better(other, REST_STEPS, "colour of the rest")
     return best
 
 

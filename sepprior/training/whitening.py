@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sepprior.data import iterate_blocks
 from sepprior.errors import SeppriorError
+from sepprior.inference.robust import MAD_TO_SD
 from sepprior.priors import SpecGANPrior
 from sepprior.stationary import autocovariance, continuum_autocovariance
 from sepprior.training.contract import Task, block_size
@@ -32,8 +33,6 @@ FEWEST_RESTS, REST_BATCH = 64, 64
 """Windows that it is measured on at least, and at a time."""
 CLIP = 3.0
 """Robust standard deviations at which the whitened rest is cut off."""
-NORMAL_MEDIAN = 1.4826
-"""Standard deviation of a normal variable over its median absolute value."""
 
 
 def continuum_filter(
@@ -95,7 +94,7 @@ def rest_filter(prior: SpecGANPrior, model: NoiseModel) -> Tensor | None:
     window = prior.window
     batches = max(FEWEST_RESTS, REST_SAMPLES // window) // REST_BATCH
     left = torch.cat([_rest(prior, model, rng) for _ in range(batches)])
-    most = CLIP * NORMAL_MEDIAN * left.abs().median()
+    most = CLIP * MAD_TO_SD * left.abs().median()
     clipped = prior.whitener.inverse(left.clamp(-most, most))
     _, covariance = autocovariance(clipped.cpu().numpy(), n_lags=window)
     worth = prior.whitener.half_log_det - Whitener(covariance).half_log_det
