@@ -272,7 +272,7 @@ def test_a_latent_of_a_row_is_painted_where_it_stands():
     assert torch.equal(painter(labelled), before)
 
 
-def test_as_many_columns_as_frames_tell_close_latents_apart():
+def test_columns_are_frames_or_every_other_one():
     torch.manual_seed(5)
     painter = RowPainter(64, 3, 4, 76, every=1)
     assert painter.columns == 76 and painter(torch.randn(2, 64)).shape == (2, 3, 4, 76)

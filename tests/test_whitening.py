@@ -209,6 +209,8 @@ def test_a_row_is_stored_and_continued(tmp_path, latent):
         prior.sample(3, generator=torch.Generator().manual_seed(0)),
         other.sample(3, generator=torch.Generator().manual_seed(0)),
     )
+    assert prior.generator.row.columns == (5 if latent == 4 else 9)
+    assert prior.flow is None or prior.flow.row == 6
     save_prior(prior, tmp_path / "row.safetensors")
     stored = load_prior(tmp_path / "row.safetensors")
     windows = torch.from_numpy(noise(2 * WINDOW, line=0.0)).view(2, WINDOW)
