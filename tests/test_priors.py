@@ -21,7 +21,7 @@ from sepprior.priors import (
     joint_energy,
 )
 from sepprior.priors.marginal import decode_tangents, latent_information
-from sepprior.priors.specgan import crop_plane, plane_channels
+from sepprior.priors.planes import crop_plane, plane_channels
 from sepprior.training.noise_model import NoiseModel
 from sepprior.transforms import TightSTFT, Whitener, frame_length, toeplitz
 

@@ -13,9 +13,9 @@ from sepprior.priors.generator import GeneratorPrior as GeneratorPrior
 from sepprior.priors.labelled import with_label as with_label
 from sepprior.priors.latent import LatentSpace as LatentSpace
 from sepprior.priors.plain import PlainPrior as PlainPrior
+from sepprior.priors.planes import PlaneStatistics as PlaneStatistics
 from sepprior.priors.range_error import RangeError as RangeError
 from sepprior.priors.range_error import Reach as Reach
 from sepprior.priors.range_error import unit_ratio as unit_ratio
-from sepprior.priors.specgan import PlaneStatistics as PlaneStatistics
 from sepprior.priors.specgan import SpecGANPrior as SpecGANPrior
 from sepprior.priors.waveform import WaveformPrior as WaveformPrior

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sepprior.nets import Generator
 from sepprior.priors.latent import LatentSpace
-from sepprior.priors.specgan import MAGNITUDE_FLOOR
+from sepprior.priors.planes import MAGNITUDE_FLOOR
 
 
 class SpectrogramGAN:

@@ -13,7 +13,7 @@ from sepprior import losses
 from sepprior.config import SpecGANConfig
 from sepprior.data import Recording
 from sepprior.priors import PlaneStatistics
-from sepprior.priors.specgan import crop_plane, log_magnitude
+from sepprior.priors.planes import crop_plane, log_magnitude
 from sepprior.stationary import expected_periodogram
 from sepprior.training.augment import augmented, stretch_margin
 from sepprior.training.labels import Labels, labelled_crops

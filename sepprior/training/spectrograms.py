@@ -26,7 +26,7 @@ from sepprior.data.spectrograms import Spectrograms
 from sepprior.errors import SeppriorError
 from sepprior.nets import Critic, Generator, PlaneShape
 from sepprior.priors import LatentSpace
-from sepprior.priors.specgan import MAGNITUDE_FLOOR
+from sepprior.priors.planes import MAGNITUDE_FLOOR
 from sepprior.priors.spectrogram import SpectrogramGAN, magnitudes, planes_of
 from sepprior.training.adversary import Adversary, decayed_rate, spectral_term
 from sepprior.training.moments import plane_moments, power_moments
