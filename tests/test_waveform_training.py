@@ -411,6 +411,29 @@ def test_divergence_is_reported(recording, quick, monkeypatch):
     assert "lower learning_rate (now 0.001)" in str(error.value)
 
 
+def test_waveforms_at_their_bound_stop_the_training(recording, quick, tmp_path):
+    """The likelihood, which leaves such a generator out, would not tell."""
+    path = tmp_path / "prior.safetensors"
+    config = tiny("wavegan", steps=6, tick=6)
+    broken = dataclasses.replace(config, learning_rate=0.9)
+    with pytest.raises(SeppriorError, match=r"dB louder than the recorded") as error:
+        finish(train(recording, broken, device="cpu", output=path))
+    assert "lower learning_rate (now 0.9)" in str(error.value)
+    assert load_prior(path, device="cpu").sample(2).isfinite().all()
+    # Negative control: a step size that is merely high stops nothing.
+    high = dataclasses.replace(config, learning_rate=0.02)
+    assert len(finish(train(recording, high, device="cpu"))[0]) == 1
+
+
+def test_loud_lstm_stops_the_training(recording, quick):
+    trainer = trainer_of(recording, tiny("lstm"))
+    trainer.report(trainer.task.held)
+    for parameter in trainer.ema.parameters():
+        parameter.data.mul_(100.0)
+    with pytest.raises(SeppriorError, match=r"step 0: .* dB louder than the recorded"):
+        trainer.report(trainer.task.held)
+
+
 # --- range error ----------------------------------------------------------------------
 
 

@@ -18,7 +18,9 @@ Recipe: TypeAlias = AdversarialConfig | DiffusionConfig
 BFLOAT16 = "bfloat16"
 RUNAWAY_DB = 10.0
 """Decibels above the untrained generator's that only a broken run's spectral error
-reaches: planes full of the loudest value, in Gaussian noise, are 12 to 15 dB off."""
+reaches: planes full of the loudest value, in Gaussian noise, are 12 to 15 dB off.
+Likewise above the recording's that only a broken run's power reaches: waveforms at
+their bound, the recording's peak, are 12 dB too loud in Gaussian noise."""
 
 
 def mixed_precision(config: Recipe, device: torch.device) -> torch.autocast:
@@ -98,6 +100,29 @@ def check_spectrum(
         raise diverged(
             f"the mean spectrum of generated noise is {error:.3g} dB from the recorded "
             f"one, {untrained:.3g} dB before training",
+            step,
+            config,
+        )
+
+
+def check_loudness(power: float, step: int, config: AdversarialConfig) -> None:
+    """Stop a training whose waveforms are far louder than the recording.
+
+    Their prior's likelihood does not tell: a generator that explains nothing is left
+    out of it.
+
+    Args:
+        power: mean square of generated over that of recorded samples.
+        step: steps done.
+        config: the recipe.
+
+    Raises:
+        SeppriorError: as `diverged`.
+    """
+    if not power < 10 ** (RUNAWAY_DB / 10):
+        louder = 10 * math.log10(power) if math.isfinite(power) else power
+        raise diverged(
+            f"generated noise is {louder:.3g} dB louder than the recorded",
             step,
             config,
         )

@@ -46,7 +46,13 @@ from sepprior.training.range_error import (
     fit_range_error,
     measured_range_error,
 )
-from sepprior.training.steps import check_finite, follow, mixed_precision, set_rate
+from sepprior.training.steps import (
+    check_finite,
+    check_loudness,
+    follow,
+    mixed_precision,
+    set_rate,
+)
 from sepprior.training.waveform_networks import build_networks
 
 EFFORT = Effort()
@@ -277,6 +283,8 @@ class WaveformTrainer:
         The best tick, which is remembered, is that of the best prior: likelihood and
         spectral error of the generator with its gain and range error together.
         """
+        fake = self._drawn()
+        check_loudness(float(fake.square().mean()), self.step, self.config)
         glance, nll = self._glance(held)
         if self.best is not None:
             score = nll + NATS_PER_SQUARE_DB * self.prior_error_db(glance) ** 2
@@ -284,7 +292,7 @@ class WaveformTrainer:
                 self.best_score = score
                 self.best.load_state_dict(self.ema.state_dict())
                 self.best_fit = glance.reach.to("cpu")
-        return {"spectral_error_db": self.spectral_error_db(), "heldout_nll": nll}
+        return {"spectral_error_db": self._distance_db(fake), "heldout_nll": nll}
 
     def _quick_nll(self, prior: GeneratorPrior, windows: Tensor) -> float:
         """``-log p`` of held-out windows, nats per sample."""
@@ -308,8 +316,8 @@ class WaveformTrainer:
             self._glanced = (self.step, min(fits, key=lambda pair: pair[1]))
         return self._glanced[1]
 
-    def spectral_error_db(self) -> float:
-        """Rms over frequency of the generator's over the recorded mean spectrum, dB."""
+    def _drawn(self) -> Tensor:
+        """Waveforms of the running average, recorded standard deviations, (n, N)."""
         rng = torch.Generator().manual_seed(1)
         shape = (SPECTRUM_DRAWS, self.space.n_latent)
         z = torch.randn(shape, generator=rng).to(self.task.device)
@@ -319,16 +327,17 @@ class WaveformTrainer:
             if self.noise is not None:
                 white = torch.randn(len(fake), 2 * self.config.window, generator=rng)
                 fake = fake + self.noise(white.to(self.task.device))
-        return self._distance_db(fake)
+        return fake
 
     def prior_error_db(self, prior: GeneratorPrior) -> float:
-        """The same of noise drawn from a prior, range error included."""
+        """Spectral error of noise drawn from a prior, range error included."""
         rng = torch.Generator().manual_seed(1)
         parts = range(SPECTRUM_DRAWS // DRAWS_AT_ONCE)
         drawn = torch.cat([prior.sample(DRAWS_AT_ONCE, generator=rng) for _ in parts])
         return self._distance_db((drawn - self.level) / self.sd)
 
     def _distance_db(self, fake: Tensor) -> float:
+        """Rms over frequency of generated over the recorded mean spectrum, dB."""
         power = losses.periodogram(fake).mean(0)
         return losses.spectrum_distance_db(power, self.log_mean_power.exp())
 
