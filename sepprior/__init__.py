@@ -25,7 +25,12 @@ if TYPE_CHECKING:
         SpecGANConfig,
         WaveGANConfig,
     )
-    from sepprior.data import read_measurements, read_recordings
+    from sepprior.data import (
+        Recording,
+        Segment,
+        read_measurements,
+        read_recordings,
+    )
     from sepprior.errors import SeppriorError
     from sepprior.result import Parameter, Separation
     from sepprior.separation import separate
@@ -40,6 +45,8 @@ __all__ = [
     "GaussianConfig",
     "LSTMConfig",
     "Parameter",
+    "Recording",
+    "Segment",
     "Separation",
     "SeppriorError",
     "SpecGANConfig",
@@ -61,6 +68,8 @@ _HOME = {
     "GaussianConfig": "config",
     "LSTMConfig": "config",
     "Parameter": "result",
+    "Recording": "data",
+    "Segment": "data",
     "Separation": "result",
     "SeppriorError": "errors",
     "SpecGANConfig": "config",

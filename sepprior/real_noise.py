@@ -48,7 +48,11 @@ class RecordedPrior(Protocol):
 
 
 def judging_windows(
-    prior: RecordedPrior, recording: Recording, *, limit: int | None = None
+    prior: RecordedPrior,
+    recording: Recording,
+    *,
+    label: str | None = None,
+    limit: int | None = None,
 ) -> tuple[np.ndarray, Origin]:
     """Windows of a recording to judge a prior by: of its own, those held out.
 
@@ -58,14 +62,20 @@ def judging_windows(
         prior: with ``data_hash`` and ``config`` in its metadata, if it was trained
             here.
         recording: any noise.
+        label: of recordings with labels, the parts with this one; None for all.
         limit: most windows; they are then spread evenly.
 
     Returns:
         Windows (n, N) in data units, in order, and where they are from.
 
     Raises:
-        SeppriorError: no segment has a window without gaps.
+        SeppriorError: no segment has a window without gaps, or none has the label.
     """
+
+    def windows_of(some: Recording) -> np.ndarray:
+        part = some if label is None else some.of_label(label)
+        return consecutive_windows(part, window=prior.window, limit=limit)
+
     known, origin = prior.metadata.get("data_hash"), "given"
     if known is not None:
         origin = "trained_on" if known == data_hash(recording) else "other"
@@ -75,7 +85,7 @@ def judging_windows(
             window=prior.window,
             validation_fraction=prior.metadata["config"]["validation_fraction"],
         )
-        unseen = consecutive_windows(held_out, window=prior.window, limit=limit)
+        unseen = windows_of(held_out)
         if len(unseen) >= MIN_WINDOWS:
             return unseen, "held_out"
-    return consecutive_windows(recording, window=prior.window, limit=limit), origin
+    return windows_of(recording), origin

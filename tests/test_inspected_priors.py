@@ -8,11 +8,22 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
+from click.testing import CliRunner
 
+from sepprior.checkpoint import save_prior
+from sepprior.cli import main
 from sepprior.data import as_recording, consecutive_windows
 from sepprior.fidelity import inspect_prior
-from sepprior.priors import SpecGANPrior
+from sepprior.nets import LSTMGenerator
+from sepprior.priors import (
+    GeneratorPrior,
+    LatentSpace,
+    Reach,
+    SpecGANPrior,
+    unit_ratio,
+)
 from sepprior.separation import separate
 from sepprior.training import train
 from sepprior.training import train as train_function
@@ -90,3 +101,45 @@ def test_magnitudes_in_separation(recording, quick):
         np.testing.assert_array_equal(result.coherent, prior.level)
     assert (evidence["own"] > 0).sum() >= 4
     assert (evidence["recorded"] < -3).all()
+
+
+def test_a_label_fixes_the_kind_of_noise(tmp_path, monkeypatch):
+    """One kind is four times as loud as the other."""
+
+    def run(*args):
+        return CliRunner().invoke(main, [str(arg) for arg in args])
+
+    monkeypatch.chdir(tmp_path)
+    window, rng = 64, np.random.default_rng(0)
+    quiet, loud = (Reach(0.0, k * unit_ratio(window)) for k in (1.0, 16.0))
+    prior = GeneratorPrior(
+        "lstm",
+        LSTMGenerator(window=window, code=4, width=2, layers=1),
+        space=LatentSpace(2, labels=("busy", "idle"), shares=(0.5, 0.5)),
+        reach=quiet,
+        by_label={"idle": quiet, "busy": loud},
+        autocovariance=unit_ratio(window),
+        level=0.0,
+        sample_rate=30.0,
+    )
+    save_prior(prior, tmp_path / "p.safetensors")
+    for label, sd in (("idle", 1.0), ("busy", 4.0)):
+        name = f"{label}.npy"
+        result = run("sample", "p.safetensors", "-n", 200, "--label", label, "-o", name)
+        assert result.exit_code == 0, result.output
+        assert np.load(tmp_path / name).std() == pytest.approx(sd, rel=0.05)
+    noise = np.repeat([1.0, 4.0], 30 * window) * rng.standard_normal(60 * window)
+    kinds = np.repeat(["idle", "busy"], 30 * window)
+    time = np.arange(len(noise)) / 30.0
+    table = pd.DataFrame({"time": time, "noise": noise, "label": kinds})
+    table.to_csv(tmp_path / "noise.csv", index=False)
+    result = run("inspect", "p.safetensors", "noise.csv", "--label", "busy")
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "p.inspect.json").read_text())
+    assert found["n_windows"] == 30
+    assert found["measures"]["sd"]["within"]
+    for command in (["inspect", "p.safetensors"], ["sample", "p.safetensors"]):
+        wrong = run(*command, "--label", "off")
+        assert wrong.exit_code == 2 and not wrong.stdout
+        assert "label 'off' is unknown" in wrong.stderr
+        assert len(wrong.stderr.splitlines()) == 1

@@ -11,6 +11,7 @@ from sepprior.checkpoint import load_prior, save_prior
 from sepprior.cli import main
 from sepprior.config import GaussianConfig
 from sepprior.data import Recording, Segment, as_recording, consecutive_windows
+from sepprior.errors import SeppriorError
 from sepprior.fidelity import inspect_prior
 from sepprior.plotting import plot_fidelity
 from sepprior.real_noise import MIN_WINDOWS, judging_windows
@@ -69,6 +70,23 @@ def test_of_each_label_the_end_is_held_out(validated):
     assert origin == "held_out"
     ends = [part.values[-n * WINDOW :] for part, n in ((idle, 15), (busy, 6))]
     np.testing.assert_array_equal(windows.ravel(), np.concatenate(ends))
+
+
+def test_of_one_label_its_end_is_held_out(validated):
+    idle, busy = Segment(noise(250), label="idle"), Segment(noise(60), label="busy")
+    recording = Recording((idle, busy), SAMPLE_RATE)
+    prior = trained(recording)
+    windows, origin = judging_windows(prior, recording, label="idle")
+    assert origin == "held_out"
+    np.testing.assert_array_equal(windows.ravel(), idle.values[-25 * WINDOW :])
+    # Six windows of the other one were held out.
+    windows, origin = judging_windows(prior, recording, label="busy")
+    assert origin == "trained_on"
+    np.testing.assert_array_equal(windows.ravel(), busy.values)
+    with pytest.raises(SeppriorError, match="'off'; labels it has: 'busy', 'idle'"):
+        judging_windows(prior, recording, label="off")
+    plain = as_recording(noise(30), sample_rate=SAMPLE_RATE)
+    assert len(judging_windows(prior, plain, label="idle")[0]) == 30
 
 
 def test_where_too_little_was_held_out_it_is_judged_by_all(validated):

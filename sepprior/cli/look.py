@@ -12,6 +12,7 @@ from sepprior.cli.options import (
     column_option,
     device_option,
     folder_option,
+    label_option,
     path_type,
     sample_rate_option,
     seed_option,
@@ -33,6 +34,7 @@ SPECTROGRAMS_AT_ONCE = 64
 @click.argument("noise", nargs=-1, type=path_type)
 @sample_rate_option
 @column_option
+@label_option
 @device_option
 @seed_option
 @folder_option
@@ -41,6 +43,7 @@ def inspect_command(
     noise: tuple[Path, ...],
     sample_rate: float | None,
     column: str | None,
+    label: str | None,
     device: str,
     seed: int,
     output: Path | None,
@@ -50,6 +53,8 @@ def inspect_command(
     With NOISE, generated and recorded noise are compared, beside recorded noise with
     itself, and PRIOR.inspect.json and PRIOR.inspect.png are written. Of the recording
     that the prior was trained on, the part held out is used where it is long enough.
+    With --label the prior draws that kind of noise, and of recordings with labels those
+    parts are taken that have it.
     """
     from sepprior.outputs import check_output_folder, to_json, whole_files
 
@@ -59,7 +64,7 @@ def inspect_command(
 
     from sepprior.checkpoint import load_prior
 
-    prior = load_prior(prior_path, device=device)
+    prior = _labelled(load_prior(prior_path, device=device), label)
     click.echo(_card(prior_path, prior))
     if not noise:
         return
@@ -70,7 +75,9 @@ def inspect_command(
 
     recording = read_recordings(noise, sample_rate=sample_rate, column=column)
     check_sample_rate(recording.sample_rate, prior.sample_rate, subject="the noise")
-    windows, origin = judging_windows(prior, recording, limit=INSPECTED_WINDOWS)
+    windows, origin = judging_windows(
+        prior, recording, label=label, limit=INSPECTED_WINDOWS
+    )
     fidelity = inspect_prior(prior, windows, origin=origin, seed=seed)
     click.echo(f"\n{fidelity.report()}")
     stem = prior_path.stem
@@ -80,6 +87,13 @@ def inspect_command(
         table.write_text(text + "\n", encoding="utf-8")
         fidelity.plot(picture)
     click.echo(f"\nwritten: {', '.join(map(str, files))}")
+
+
+def _labelled(prior: Prior, label: str | None) -> Prior:
+    """The prior with its label fixed, where one is given."""
+    from sepprior.priors import with_label
+
+    return prior if label is None else with_label(prior, label)
 
 
 def _card(path: Path, prior: Prior) -> str:
@@ -124,6 +138,7 @@ def _in_short(value: object) -> str:
     metavar="N",
     help="Number of windows.",
 )
+@label_option
 @device_option
 @seed_option
 @click.option(
@@ -135,13 +150,23 @@ def _in_short(value: object) -> str:
     "spectrograms a folder, for a CSV each.",
 )
 def sample_command(
-    prior_path: Path, number: int, device: str, seed: int, output: Path | None
+    prior_path: Path,
+    number: int,
+    label: str | None,
+    device: str,
+    seed: int,
+    output: Path | None,
 ) -> None:
     """Draw noise from a prior, or spectrograms from what was trained on them."""
     from sepprior.checkpoint import holds_spectrogram_gan
     from sepprior.outputs import check_output_file, whole_files, write_csv
 
     if holds_spectrogram_gan(prior_path):
+        if label is not None:
+            raise SeppriorError(
+                f"label {label!r} is unknown: spectrograms have no labels; leave the "
+                "label out"
+            )
         _sample_spectrograms(prior_path, number, device, seed, output)
         return
     if output is not None:
@@ -152,7 +177,7 @@ def sample_command(
 
     from sepprior.checkpoint import load_prior
 
-    prior = load_prior(prior_path, device=device)
+    prior = _labelled(load_prior(prior_path, device=device), label)
     generator = torch.Generator().manual_seed(seed)
     samples = prior.sample(number, generator=generator).cpu().numpy()
     columns = {"time": np.arange(prior.window) / prior.sample_rate}

@@ -43,6 +43,11 @@ sample_rate_option = click.option(
     metavar="HZ",
     help="Sample rate, for files that do not tell.",
 )
+label_option = click.option(
+    "--label",
+    metavar="NAME",
+    help="Kind of noise, for a prior trained with labels.  [default: inferred]",
+)
 seed_option = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N"
 )

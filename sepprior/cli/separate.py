@@ -16,6 +16,7 @@ from sepprior.cli.options import (
     column_option,
     device_option,
     folder_option,
+    label_option,
     path_type,
     sample_rate_option,
     seed_option,
@@ -88,11 +89,7 @@ BUNDLED_PRIOR = Path(__file__).parents[1] / "data_files" / "example_prior.safete
     help="Replicas of the bootstrap, or posterior draws.  [default: 200, 1000]",
 )
 @click.option("--starts", type=click.IntRange(min=1), metavar="N", help="Restarts.")
-@click.option(
-    "--label",
-    metavar="NAME",
-    help="Kind of noise, for a prior trained with labels.  [default: inferred]",
-)
+@label_option
 @click.option(
     "--window",
     type=click.IntRange(min=1),

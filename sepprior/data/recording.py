@@ -76,6 +76,23 @@ class Recording:
         """Samples of all segments together, gaps marked by NaN included."""
         return sum(len(segment.values) for segment in self.segments)
 
+    def of_label(self, label: str) -> Recording:
+        """The segments with a label; all of them where none has any.
+
+        Raises:
+            SeppriorError: others have one, but none has this.
+        """
+        known = sorted({s.label for s in self.segments if s.label is not None})
+        if not known:
+            return self
+        kept = tuple(s for s in self.segments if s.label == label)
+        if not kept:
+            raise SeppriorError(
+                f"no part of the recording is labelled {label!r}; labels it has: "
+                + ", ".join(map(repr, known))
+            )
+        return replace(self, segments=kept)
+
     @cached_property
     def spans(self) -> NDArray[np.int64]:
         """Segment, first sample and length of all stretches without a gap, (k, 3)."""
