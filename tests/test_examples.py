@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+import torch
 
 import sepprior
 from sepprior.data import as_recording
@@ -19,7 +20,7 @@ from tests.conftest import TINY
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
-TOOLS = ("make_example", "throughput", "long_record", "judge_priors")
+TOOLS = ("make_example", "throughput", "training_speed", "long_record", "judge_priors")
 """What makes or measures things, instead of showing one idea."""
 
 
@@ -120,6 +121,33 @@ def test_throughput():
     )
     row = done.stdout.splitlines()[-1].split()
     assert row[0] == "3" and all(float(value) > 0.0 for value in row[1:5])
+
+
+def test_training_speed():
+    script = EXAMPLES / "training_speed.py"
+    recipe = EXAMPLES.parent / "configs" / "specgan-small.toml"
+    options = ["--config", str(recipe), "--steps", "1", "--batch", "4"]
+    done = subprocess.run(
+        [sys.executable, str(script), "--no-compile", *options],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    head, _, plain, mixed = done.stdout.splitlines()
+    assert head.startswith("specgan-small.toml: batch 4, 5 critic steps, ")
+    assert plain.split()[:2] == ["float32", "no"] and plain.split()[-1] == "1.00"
+    assert mixed.split()[:2] == ["bfloat16", "no"]
+    assert all(float(value) > 0.0 for value in plain.split()[2:4])
+
+
+def test_operations_are_counted_in_both_directions():
+    """Of a layer's product forward, by its weights and by its input backward."""
+    counter = runpy.run_path(str(EXAMPLES / "training_speed.py"))["Operations"]()
+    layer = torch.nn.Linear(3, 5, bias=False)
+    x = torch.ones(7, 3, requires_grad=True)
+    with counter:
+        layer(x).square().sum().backward()
+    assert counter.total == 3 * 2 * (7 * 3 * 5)
 
 
 def test_long_record():

@@ -175,6 +175,17 @@ def fitted_plane(x):
     return plane
 
 
+def test_phases_are_summed_in_full_under_mixed_precision():
+    plane = fitted_plane(normal(8, 4096))
+    planes = plane.analyse(normal(2, 4096, seed=1)).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = plane.synthesise(planes)
+    torch.testing.assert_close(mixed, plane.synthesise(planes.float()))
+    # Negative control: summed in eight bits they are others.
+    phase = torch.cumsum(planes[:, 1], -1).float()
+    assert float((phase - torch.cumsum(planes[:, 1].float(), -1)).abs().max()) > 0.1
+
+
 @pytest.mark.parametrize("window", [64, 100, 300, 1024])
 def test_planes_keep_the_waveform(window):
     """Up to what is clipped (beyond 3 sigma) and the Nyquist row."""

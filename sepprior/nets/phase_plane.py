@@ -64,7 +64,11 @@ class PhasePlane(nn.Module):
         return torch.stack([level, frequency], 1)
 
     def synthesise(self, planes: Tensor) -> Tensor:
-        """Waveforms (B, N) of planes (B, 2, F, T): phases by summation."""
+        """Waveforms (B, N) of planes (B, 2, F, T): phases by summation.
+
+        In float32 at least: of bfloat16's eight bits a sum over many frames leaves none.
+        """
+        planes = planes.to(torch.promote_types(planes.dtype, torch.float32))
         level = LIMIT * planes[:, 0] * self.log_sd + self.log_mean
         magnitude = torch.exp(level)
         phase = math.pi * torch.cumsum(planes[:, 1], -1)
