@@ -66,7 +66,7 @@ class PhasePlane(nn.Module):
     def synthesise(self, planes: Tensor) -> Tensor:
         """Waveforms (B, N) of planes (B, 2, F, T): phases by summation.
 
-        In float32 at least: of bfloat16's eight bits a sum over many frames leaves none.
+        In float32 at least: a long sum leaves none of bfloat16's eight bits.
         """
         planes = planes.to(torch.promote_types(planes.dtype, torch.float32))
         level = LIMIT * planes[:, 0] * self.log_sd + self.log_mean
