@@ -143,6 +143,10 @@ def hop_variance(pair: Comparison, *, hops: Sequence[int]) -> Measure:
 
     The error is the ratio of the generated to the real modulation, of all windows; the
     floor the median ratio (1 or more) of two real halves at the same hop.
+
+    Args:
+        pair: real and generated windows, (n, N) each.
+        hops: samples between two frames, those that are searched.
     """
     real, generated = pair.real - pair.level, pair.generated - pair.level
     found = []

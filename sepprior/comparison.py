@@ -70,7 +70,13 @@ class Comparison:
     def of(
         cls, real: np.ndarray, generated: np.ndarray, *, sample_rate: float
     ) -> Comparison:
-        """Compare; the blocks of real windows are dealt the same way every time."""
+        """Compare; the blocks of real windows are dealt the same way every time.
+
+        Args:
+            real: windows (n, N) in the order of the recording, data units.
+            generated: as many, (n, N).
+            sample_rate: Hz.
+        """
         block = np.arange(len(real)) * _BLOCKS // len(real)
         shuffle = np.random.default_rng(0)
         splits = []
@@ -134,6 +140,11 @@ class Comparison:
 
         The first two are medians over the splits, at half size: a distance is
         positive by chance alone, and this way it is so by the same amount in both.
+
+        Args:
+            of: distance of two sets of rows (m, ...).
+            real: a row for each real window, (n, ...).
+            generated: a row for each generated window, (n, ...).
         """
         errors, floors = [], []
         for a, b in self.splits:
@@ -147,7 +158,15 @@ class Comparison:
 
 
 def curves(pair: Comparison) -> dict[str, np.ndarray]:
-    """Arrays that a figure of the comparison shows, by name."""
+    """Arrays that a figure of the comparison shows, by name.
+
+    Args:
+        pair: real and generated windows, data units.
+
+    Returns:
+        ``frequency`` (Hz) with spectra over it, ``lag`` (s) with autocorrelations,
+        ``amplitude`` with densities, ``time`` (s) with some windows of both.
+    """
     n_samples = pair.real.shape[1]
     halves = [pair.real_spectra[half].mean(0) for half in pair.splits[0]]
     tiny = np.finfo(float).tiny

@@ -256,6 +256,9 @@ def inspect_prior(
         origin: where the windows are from, for the report (see `judging_windows`).
         seed: of the generated noise.
 
+    Returns:
+        All measures beside their floors, and the likelihoods in nats per sample.
+
     Raises:
         SeppriorError: too few windows, windows of another length or with gaps, or a
             prior that generates numbers that are not finite.

@@ -109,12 +109,15 @@ def dcgan_generator_loss(fake: Tensor) -> Tensor:
 
 
 def lsgan_critic_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """``E (C(real) - 1)^2 / 2 + E C(fake)^2 / 2`` (Mao et al. 2017, equation 9)."""
+    """``E (C(real) - 1)^2 / 2 + E C(fake)^2 / 2`` (Mao et al. 2017, equation 9).
+
+    Of scores (B, 1) each; a scalar without units.
+    """
     return 0.5 * (real - 1.0).square().mean() + 0.5 * fake.square().mean()
 
 
 def lsgan_generator_loss(fake: Tensor) -> Tensor:
-    """``E (C(fake) - 1)^2 / 2`` (Mao et al. 2017, equation 9)."""
+    """``E (C(fake) - 1)^2 / 2`` (Mao et al. 2017, equation 9), of scores (B, 1)."""
     return 0.5 * (fake - 1.0).square().mean()
 
 

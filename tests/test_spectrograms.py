@@ -285,12 +285,18 @@ def test_from_folder_to_folder_on_the_command_line(folder, tmp_path, monkeypatch
         (["sample", "g.safetensors"], "-o FOLDER"),
         (["sample", "g.safetensors", "-o", "x.csv"], "-o FOLDER"),
         (["separate", "x.csv", "--prior", "g.safetensors"], "spectrograms"),
-        (["inspect", "g.safetensors"], "spectrograms"),
+        (["inspect", "g.safetensors", "x.csv"], "spectrograms"),
+        (["inspect", "g.safetensors", "--label", "idle"], "spectrograms"),
+        (["sample", "g.safetensors", "-o", "two", "--label", "idle"], "no labels"),
     ):
         result = run(main, command)
         assert result.exit_code == 2
         assert message in result.stderr.splitlines()[-1]
         assert "Traceback" not in result.stderr
+    card = run(main, ["inspect", "g.safetensors"])
+    assert card.exit_code == 0, card.stderr
+    assert "8 frequencies, 8 frames" in card.stdout
+    assert "spectral floor db" in card.stdout
     with pytest.raises(SeppriorError, match="train on recordings"):
         load_prior("g.safetensors")
     (folder / "005.csv").write_text("1,2\n")

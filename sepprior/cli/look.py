@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,8 +63,11 @@ def inspect_command(
     if noise:
         check_output_folder(folder)
 
-    from sepprior.checkpoint import load_prior
+    from sepprior.checkpoint import holds_spectrogram_gan, load_prior
 
+    if not (noise or label) and holds_spectrogram_gan(prior_path):
+        click.echo(_spectrogram_card(prior_path, device))
+        return
     prior = _labelled(load_prior(prior_path, device=device), label)
     click.echo(_card(prior_path, prior))
     if not noise:
@@ -98,8 +102,6 @@ def _labelled(prior: Prior, label: str | None) -> Prior:
 
 def _card(path: Path, prior: Prior) -> str:
     """What a prior is and where it comes from, as a two-column table."""
-    from sepprior.formatting import format_table
-
     seconds = prior.window / prior.sample_rate
     spread = float(prior.autocovariance[0]) ** 0.5
     facts: dict[str, object] = {
@@ -110,7 +112,27 @@ def _card(path: Path, prior: Prior) -> str:
         "latents": prior.n_latent,
         "noise": f"mean {prior.level:.4g}, standard deviation {spread:.4g}",
     }
-    for name, value in prior.metadata.items():
+    return _table(facts, prior.metadata)
+
+
+def _spectrogram_card(path: Path, device: str) -> str:
+    """The same of a generator of spectrograms."""
+    from sepprior.checkpoint import load_spectrogram_gan
+
+    model = load_spectrogram_gan(path, device=device)
+    facts: dict[str, object] = {
+        "prior": f"{path}: none, since it generates spectrograms",
+        "model": model.name,
+        "size": f"{len(model.log_mean)} frequencies, {len(model.log_mean)} frames",
+        "latents": model.space.size,
+    }
+    return _table(facts, model.metadata)
+
+
+def _table(facts: dict[str, object], metadata: Mapping[str, object]) -> str:
+    from sepprior.formatting import format_table
+
+    for name, value in metadata.items():
         facts[name.replace("_", " ")] = _in_short(value)
     return format_table([[name, str(value)] for name, value in facts.items()])
 

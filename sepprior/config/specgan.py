@@ -20,7 +20,8 @@ class SpecGANConfig(AdversarialConfig):
             time-frequency bin; "magnitude" is the published single log-magnitude.
         frame: Samples of a spectrogram's frame, a power of two from 8: short frames
             tell instants apart, long ones frequencies. The published one is 256, for
-            16384 samples; 0 tries that of a square plane and a quarter of it.
+            16384 samples; 0 tries that of a square plane and a quarter of it (the
+            square one alone in magnitude mode and without a likelihood).
         amplitude_weight: Weight of the distance between the distributions of generated
             and recorded samples; without effect on spectrograms, which have none.
         likelihood_weight: Weight of the conditional Gaussian's likelihood.

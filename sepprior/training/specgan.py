@@ -56,7 +56,17 @@ def fresh_run(
     frame: int,
     row: bool,
 ) -> SpecGANTrainer:
-    """A run on the recording seen through a filter, with its own randomness."""
+    """A run on the recording seen through a filter, with its own randomness.
+
+    Args:
+        task: the recording made ready.
+        config: the recipe.
+        whitening: autocovariance that the filter is made from, (N,), squared data
+            units.
+        name: of the filter, kept with the prior.
+        frame: samples of a spectrogram's frame, 0 for that of a square plane.
+        row: latents are also painted and read where they stand in time.
+    """
     if row:
         config = replace(config, latent=config.row_latent)
     model = NoiseModel(

@@ -223,6 +223,9 @@ def train_spectrograms(
         output: where to save; None to keep the generator in memory only.
         resume: continue from the training state beside `output`.
 
+    Yields:
+        ``step``, ``steps``, ``seconds``, the losses and ``spectral_error_db``.
+
     Returns:
         The generator.
 
