@@ -143,6 +143,17 @@ def test_who_has_won_a_race_waits_for_the_next_one():
     assert specgan._race([winner], None, most=2000) is winner
 
 
+def test_what_costs_more_must_gain_more():
+    """The second run is a tenth of a nat per sample better, from the start."""
+    gain = 0.1 * TINY.window
+    for by, expected in ((0.09, 1), (0.11, 0)):
+        runs = [
+            Run(lambda n: 5.0 * TINY.window),
+            Run(lambda n: 5.0 * TINY.window - gain),
+        ]
+        assert specgan._race(runs, None, most=2000, by=by) is runs[expected]
+
+
 @pytest.mark.parametrize("frame", [0, 64])
 def test_the_frame_is_kept_with_the_state(frame, monkeypatch):
     """Two are tried, 32 and 8 samples, unless the recipe says which."""
@@ -175,8 +186,9 @@ def test_a_row_is_tried_where_frames_outnumber_latents(
     """A window of 64 has 9 frames of 16 samples."""
     raced = []
 
-    def race(runs, held, *, most, announce):
+    def race(runs, held, *, most, announce, by=0.0):
         raced.extend(run.networks.generator.row is not None for run in runs)
+        assert by == (specgan.ROW_MATTERS if raced[-2:] == [False, True] else 0.0)
         return runs[-1]
 
     monkeypatch.setattr(specgan, "_race", race)
@@ -295,7 +307,7 @@ def test_a_rest_of_another_colour_is_raced(monkeypatch):
     """The run that is whitened by it goes on where held-out noise prefers it."""
     raced = []
 
-    def race(runs, held, *, most, announce):
+    def race(runs, held, *, most, announce, by=0.0):
         raced.append([run.facts["whitening"] for run in runs])
         return runs[-1]
 

@@ -23,6 +23,8 @@ ANNOUNCED_STEPS = 50
 """Warm-up steps between two announcements of how far a comparison is."""
 FRAME_STEPS, FILTER_STEPS, ROW_STEPS, REST_STEPS = 1200, 2000, 2000, 2000
 """Warm-up steps after which the better run is taken in any case."""
+ROW_MATTERS = 0.01
+"""Nats per sample that latents in a row must gain: separating costs half again."""
 SHORTER = 4
 """The square plane's frame over the shorter one that is tried beside it."""
 SHORTEST = 8
@@ -94,7 +96,8 @@ def best_run(task: Task, config: SpecGANConfig) -> SpecGANTrainer:
     something happens, those that are painted everywhere say what all of the window
     shares. Whitening by what the mean leaves, once there is a mean, suits noise that is
     mostly mean (`rest_filter`). Where one of these is open, two runs begin their
-    warm-up, held-out likelihood decides, and the better one goes on.
+    warm-up, held-out likelihood decides, and the better one goes on; latents in a row,
+    which cost more, must be better by `ROW_MATTERS`.
     """
     total = task.gaussian.autocovariance
     if config.channels == "magnitude":
@@ -122,9 +125,11 @@ def best_run(task: Task, config: SpecGANConfig) -> SpecGANTrainer:
         return best
     frame = best.model.stft.length
 
-    def better(other: SpecGANTrainer, most: int, choice: str) -> SpecGANTrainer:
+    def better(
+        other: SpecGANTrainer, most: int, choice: str, *, by: float = 0.0
+    ) -> SpecGANTrainer:
         announce = _naming(task, choice)
-        return _race([best, other], task.held, most=most, announce=announce)
+        return _race([best, other], task.held, most=most, by=by, announce=announce)
 
     if continuum is not None and name != "continuum":
         other = fresh_run(task, config, continuum, "continuum", frame=frame, row=row)
@@ -132,7 +137,7 @@ def best_run(task: Task, config: SpecGANConfig) -> SpecGANTrainer:
     if config.latent_row == "auto" and best.model.stft.n_frames > config.row_latent:
         seen, name = best.model.whitening, best.facts["whitening"]
         other = fresh_run(task, config, seen, name, frame=frame, row=True)
-        best = better(other, ROW_STEPS, "layout of the latents")
+        best = better(other, ROW_STEPS, "layout of the latents", by=ROW_MATTERS)
     if config.whitening == "auto":
         left = rest_filter(best.frozen(), best.model)
         if left is not None:
@@ -152,13 +157,15 @@ def _race(
     held: Tensor,
     *,
     most: int,
+    by: float = 0.0,
     announce: Callable[[str], object] = unheard,
 ) -> SpecGANTrainer:
     """Warm two runs up side by side; the better one by held-out noise.
 
-    A coherent generator starts far behind and catches up, so that the race goes on
-    while the one behind could still close the gap at its latest pace. A run that has
-    won a race before waits for the other.
+    The second one must be better by `by`, nats per sample. A coherent generator starts
+    far behind and catches up, so that the race goes on while the one behind could still
+    close the gap at its latest pace. A run that has won a race before waits for the
+    other.
     """
     if len(runs) == 1:
         return runs[0]
@@ -179,6 +186,7 @@ def _race(
                     done = sum(r.step for r in runs) - begun
                     announce(f"{100 * done // (len(runs) * steps - begun)} %")
         scores = [float(r.frozen().heldout_nll(held, draws=4).mean()) for r in runs]
+        scores[1] += by * config.window
         behind = int(scores[1] > scores[0])
         gap = scores[behind] - scores[1 - behind]
         if last is not None:
