@@ -169,7 +169,8 @@ def test_judge_priors(tmp_path):
     ]
     row = runs[0].stdout.splitlines()[1].split()
     assert row[:3] == ["gaussian", "white", "0"]
-    assert float(row[3]) < 0.6 and float(row[-3]) == pytest.approx(0.0, abs=1e-3)
+    assert float(row[3]) < 0.6 and float(row[-4]) == pytest.approx(0.0, abs=1e-3)
+    assert -0.002 < float(row[-1]) < 0.0  # estimated from the training record
     # The second run reads what the first one trained.
     assert (tmp_path / "gaussian-white-s0.safetensors").exists()
     assert runs[1].stdout == runs[0].stdout
