@@ -59,7 +59,7 @@ def prior_of(
 
 
 def row(name: str, found: Fidelity, exact: float) -> str:
-    """The figures of one prior; `exact` is what the exact Gaussian costs, nat/sample."""
+    """The figures of one prior; `exact` is the exact Gaussian's, nat per sample."""
     m = found.measures
     kurtosis, gap, spread, hop = (
         m[k] for k in ("kurtosis", "speckle_gap", "speckle_spread", "hop_variance")
