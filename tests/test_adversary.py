@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sepprior import losses
-from sepprior.config import config_from_dict
+from sepprior.config import WaveGANConfig, config_from_dict
 from sepprior.nets import WaveGANCritic
 from sepprior.training.adversary import Adversary
 from sepprior.training.parallel import Ranks
@@ -135,10 +135,7 @@ def shown(*numbers):
 
 
 def told(loss, *, weight=None):
-    config = config_from_dict({"model": "wavegan", "window": WINDOW})
-    config = dataclasses.replace(
-        config, loss=loss, gradient_penalty=PENALTY, label_smoothing=0.1
-    )
+    config = WaveGANConfig(loss=loss, gradient_penalty=PENALTY, label_smoothing=0.1)
     critic = Told()
     return Adversary(
         critic,
@@ -198,7 +195,7 @@ def test_each_loss_is_the_one_of_its_name(loss):
     record = made.step(real, fake, None)
     assert record.pop("critic_distance") == pytest.approx(-critic, rel=1e-5)
     assert record == ({} if penalty is None else {"gradient_penalty": penalty})
-    gain = float(made.critic.gain.detach())
+    (gain,) = (float(p.detach()) for p in made.critic.parameters())
     assert (gain == pytest.approx(made.config.weight_clip)) == (loss == "wgan")
 
 

@@ -18,12 +18,12 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sepprior.checkpoint import load_prior
 from sepprior.cli import main
-from sepprior.config import config_from_dict, load_config
+from sepprior.config import SpecGANConfig, config_from_dict
 from sepprior.data import Recording, Segment, as_recording
 from sepprior.data.spectrograms import Spectrograms
 from sepprior.errors import SeppriorError
 from sepprior.inference import last_level
-from sepprior.priors import GeneratorPrior
+from sepprior.priors import GeneratorPrior, SpecGANPrior
 from sepprior.training import (
     diffusion,
     specgan,
@@ -110,14 +110,28 @@ def trained(case, output=None, **settings):
         patch.setattr(diffusion, "RISE", 1)  # full steps from the start
         patch.setattr("sepprior.training.range_error.MOST_FIT", 8)
         patch.setattr(GeneratorPrior, "n_candidates", 4)
-        _, prior = finish(stream)
+        while True:
+            try:
+                next(stream)
+            except StopIteration as end:
+                prior = end.value
+                break
     network = prior.network if hasattr(prior, "network") else prior.generator
     return torch.cat([p.flatten() for p in network.parameters()]), seen
 
 
 def raced():
-    """What a run of few steps chose of all that is open, its announcements, weights."""
-    window, said = 160, []  # the square plane's frame is 32, the shorter one 8
+    """Choices of a run of few steps where all is open; all its scores; its weights."""
+    window = 160  # the square plane's frame is 32, the shorter one 8
+    said: list[str] = []
+    scores: list[float] = []
+    heldout_nll = SpecGANPrior.heldout_nll
+
+    def scored(self, windows, **options):
+        found = heldout_nll(self, windows, **options)
+        scores.append(float(found.mean()))
+        return found
+
     config = dataclasses.replace(
         config_from_dict({"model": "specgan"}),
         window=window,
@@ -139,11 +153,13 @@ def raced():
         patch.setattr(specgan, "PILOT_STEPS", 2)
         patch.setattr(specgan, "ANNOUNCED_STEPS", 1)
         patch.setattr(whitening, "REST_MATTERS", -math.inf)
+        patch.setattr(SpecGANPrior, "heldout_nll", scored)
         recording = as_recording(noise, sample_rate=1.0)
         _, prior = finish(train(recording, config, device="cpu", announce=said.append))
     facts = {k: prior.metadata.get(k) for k in ("whitening", "frame", "latent_row")}
+    assert isinstance(prior, SpecGANPrior)
     weights = torch.cat([p.flatten() for p in prior.generator.parameters()])
-    return facts | {"said": said}, weights
+    return facts | {"said": said}, scores, weights
 
 
 def worker(rank, port, path):
@@ -201,14 +217,17 @@ def test_their_gradients_are_those_of_the_joint_batch_to_rounding(case, trained_
 def test_two_processes_choose_alike(trained_by_two):
     """Races of frames, filters and layouts end in both as they do in one process."""
     first, second = (torch.load(trained_by_two / f"raced{rank}.pt") for rank in (0, 1))
-    alone, weights = raced()
-    assert first[0] == second[0] == alone
-    assert torch.equal(first[1], second[1])
-    assert apart(first[1], weights) < 1e-4
-    races = {text.split(",")[0].removeprefix("choosing the ") for text in alone["said"]}
-    assert races == {"frame", "filter", "layout of the latents", "colour of the rest"}
+    choices, scores, weights = raced()
+    assert first[0] == second[0] == choices
+    assert first[1] == second[1] == pytest.approx(scores, rel=1e-5)
+    assert torch.equal(first[2], second[2])
+    assert apart(first[2], weights) < 1e-4
+    said = {
+        text.split(",")[0].removeprefix("choosing the ") for text in choices["said"]
+    }
+    assert said == {"frame", "filter", "layout of the latents", "colour of the rest"}
     # Negative control: it is not what a run without races would have.
-    assert (alone["frame"], alone["latent_row"]) == (8, True)
+    assert (choices["frame"], choices["latent_row"]) == (8, True)
 
 
 COMMAND_RECIPE = """\
@@ -266,7 +285,7 @@ def test_torchrun_of_the_command_line(tmp_path, monkeypatch):
         torch.cat([p.flatten() for p in prior.generator.parameters()])
         for prior in priors
     ]
-    moved = 3 * load_config("tiny.toml").warmup_learning_rate
+    moved = 3 * SpecGANConfig().warmup_learning_rate
     assert float((weights[0] - weights[1]).abs().max()) < 0.02 * moved
     assert float((weights[0] - weights[1]).abs().mean()) < 1e-3 * moved
 
