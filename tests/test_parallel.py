@@ -121,7 +121,7 @@ def trained(case, output=None, **settings):
 
 
 def raced():
-    """Choices of a run of few steps where all is open; all its scores; its weights."""
+    """Choices of a short run where all is open, its words, all scores, and weights."""
     window = 160  # the square plane's frame is 32, the shorter one 8
     said: list[str] = []
     scores: list[float] = []
@@ -159,7 +159,7 @@ def raced():
     facts = {k: prior.metadata.get(k) for k in ("whitening", "frame", "latent_row")}
     assert isinstance(prior, SpecGANPrior)
     weights = torch.cat([p.flatten() for p in prior.generator.parameters()])
-    return facts | {"said": said}, scores, weights
+    return facts, said, scores, weights
 
 
 def worker(rank, port, path):
@@ -217,17 +217,15 @@ def test_their_gradients_are_those_of_the_joint_batch_to_rounding(case, trained_
 def test_two_processes_choose_alike(trained_by_two):
     """Races of frames, filters and layouts end in both as they do in one process."""
     first, second = (torch.load(trained_by_two / f"raced{rank}.pt") for rank in (0, 1))
-    choices, scores, weights = raced()
-    assert first[0] == second[0] == choices
-    assert first[1] == second[1] == pytest.approx(scores, rel=1e-5)
-    assert torch.equal(first[2], second[2])
-    assert apart(first[2], weights) < 1e-4
-    said = {
-        text.split(",")[0].removeprefix("choosing the ") for text in choices["said"]
-    }
-    assert said == {"frame", "filter", "layout of the latents", "colour of the rest"}
+    facts, said, scores, weights = raced()
+    assert first[:2] == second[:2] == (facts, said)
+    assert first[2] == second[2] == pytest.approx(scores, rel=1e-5)
+    assert torch.equal(first[3], second[3])
+    assert apart(first[3], weights) < 1e-4
+    races = {text.split(",")[0].removeprefix("choosing the ") for text in said}
+    assert races == {"frame", "filter", "layout of the latents", "colour of the rest"}
     # Negative control: it is not what a run without races would have.
-    assert (choices["frame"], choices["latent_row"]) == (8, True)
+    assert (facts["frame"], facts["latent_row"]) == (8, True)
 
 
 COMMAND_RECIPE = """\
