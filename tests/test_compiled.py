@@ -30,6 +30,7 @@ def quick(monkeypatch):
 
 def stream(model, settings, **options):
     noise = np.random.default_rng(0).standard_normal(60 * WINDOW)
+    model, _, channels = model.partition(", ")
     small = {"window": WINDOW, "batch": 8, "steps": STEPS, "tick": 1, "width": 8}
     if model == "diffusion":
         small |= {"ema": 0.0, "whitening": "total"}
@@ -37,6 +38,7 @@ def stream(model, settings, **options):
         small |= {"critic_width": 2, "latent": 3, "critic_steps": 1}
     if model == "specgan":
         small |= {"warmup_steps": 1, "whitening": "total"}
+        small |= {"channels": channels or "complex"}
     config = dataclasses.replace(
         config_from_dict({"model": model}), **(small | settings)
     )
@@ -63,7 +65,9 @@ def run(model, **settings):
 
 # The tracer looks at the .grad of every tensor it meets.
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
-@pytest.mark.parametrize("model", ["wavegan", "specgan", "diffusion", "gansynth"])
+@pytest.mark.parametrize(
+    "model", ["wavegan", "specgan", "specgan, magnitude", "diffusion", "gansynth"]
+)
 def test_a_compiled_run_is_the_plain_one(model, monkeypatch):
     plain, records = run(model)
     graphs = []
@@ -79,7 +83,8 @@ def test_a_compiled_run_is_the_plain_one(model, monkeypatch):
     compiled, again = run(model, compile=True)
     torch._dynamo.reset()
     assert graphs
-    moved = STEPS * config_from_dict({"model": model}).learning_rate
+    recipe = config_from_dict({"model": model.split(",")[0]})
+    moved = STEPS * recipe.learning_rate
     assert float((compiled - plain).abs().mean()) < 1e-3 * moved
     for now, then in zip(again, records, strict=True):
         for name in now.keys() & {"denoising_loss", "critic_distance", "bound"}:

@@ -1,11 +1,14 @@
 """Folders of spectrograms: read, learned by the magnitude SpecGAN, and generated."""
 
+import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file
 
 from sepprior.checkpoint import load_prior, load_spectrogram_gan
 from sepprior.cli import main
@@ -20,9 +23,9 @@ from sepprior.errors import SeppriorError
 from sepprior.losses import spectrum_distance_db
 from sepprior.nets import Generator, PlaneShape
 from sepprior.priors.spectrogram import magnitudes, planes_of
-from sepprior.training import train_spectrograms
+from sepprior.training import resume_path, train_spectrograms
 from sepprior.training.spectrograms import SpectrogramTrainer, _mean_power
-from tests.conftest import finish
+from tests.conftest import finish, timeless
 
 SIZE = 8
 TINY = SpecGANConfig(
@@ -152,16 +155,20 @@ def test_training_resumes_exactly_and_keeps_an_interrupted_run(folder, tmp_path)
     assert records[-1]["spectral_floor_db"] < 3
     path = tmp_path / "part.safetensors"
     stream = train_spectrograms(data, TINY, device="cpu", output=path)
-    next(stream)
+    first = next(stream)
     stream.close()
     assert load_spectrogram_gan(path, device="cpu").metadata["unfinished"]
     stream = train_spectrograms(data, TINY, device="cpu", output=path, resume=True)
     later, resumed = finish(stream)
-    assert [record["step"] for record in later] == [4, 6]
+    assert timeless([first, *later]) == timeless(records)
     for a, b in zip(
         model.generator.parameters(), resumed.generator.parameters(), strict=True
     ):
         assert torch.equal(a, b)
+    # Networks, optimisers and random numbers.
+    ends, again = (load_file(resume_path(where)) for where in (whole, path))
+    assert ends.keys() == again.keys()
+    assert all(torch.equal(ends[name], again[name]) for name in ends)
     loaded = load_spectrogram_gan(path, device="cpu")
     draws = (
         m.sample(3, generator=torch.Generator().manual_seed(1)) for m in (model, loaded)
@@ -174,11 +181,31 @@ def test_training_resumes_exactly_and_keeps_an_interrupted_run(folder, tmp_path)
         next(train_spectrograms(other, TINY, device="cpu", output=path, resume=True))
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("loss", ["wgan-gp", "wgan", "dcgan", "lsgan", "rpgan-r1r2"])
+def test_every_loss_trains(folder, loss, precision):
+    """Both networks learn, with the penalty or the clipping that the loss asks for."""
+    data = read_spectrograms([folder])
+    config = replace(TINY, loss=loss, precision=precision)
+    trainer = SpectrogramTrainer(data, config, torch.device("cpu"))
+    before = copy.deepcopy((trainer.generator, trainer.critic))
+    for _ in range(2):
+        record = trainer.advance()
+        assert np.isfinite(list(record.values())).all()
+        assert ("gradient_penalty" in record) == (loss in ("wgan-gp", "rpgan-r1r2"))
+        # Of these the least is 0, for the critic and for the generator.
+        if loss in ("dcgan", "lsgan", "rpgan-r1r2"):
+            assert record["critic_distance"] < 0.0 < record["generator_loss"]
+    for then, now in zip(before, (trainer.generator, trainer.critic), strict=True):
+        pairs = zip(then.parameters(), now.parameters(), strict=True)
+        assert not any(torch.equal(a, b) for a, b in pairs if a.dim() > 1)
+    largest = max(float(p.detach().abs().max()) for p in trainer.critic.parameters())
+    assert (largest < 1.001 * config.weight_clip) == (loss == "wgan")
+
+
 @pytest.mark.statistical
 def test_training_learns_the_mean_spectrum(folder):
     """A tiny network, led by the spectral term, halves the error of the mean power."""
-    from dataclasses import replace
-
     data = read_spectrograms([folder])
     config = replace(TINY, steps=60, learning_rate=2e-3, ema=0.9, spectral_weight=30.0)
     trainer = SpectrogramTrainer(data, config, torch.device("cpu"))
@@ -194,8 +221,6 @@ def test_training_learns_the_mean_spectrum(folder):
 
 
 def test_a_training_that_runs_away_is_stopped(folder, tmp_path):
-    from dataclasses import replace
-
     data = read_spectrograms([folder])
     path = tmp_path / "g.safetensors"
     broken = replace(TINY, learning_rate=0.9, steps=30)
@@ -220,8 +245,6 @@ def test_a_training_that_runs_away_is_stopped(folder, tmp_path):
     ],
 )
 def test_settings_without_a_meaning_are_refused(folder, setting, message):
-    from dataclasses import replace
-
     data = read_spectrograms([folder])
     with pytest.raises(SeppriorError, match=message):
         train_spectrograms(data, replace(TINY, **setting), device="cpu")
@@ -229,8 +252,6 @@ def test_settings_without_a_meaning_are_refused(folder, setting, message):
 
 def test_the_spectral_term_is_that_of_the_frames(folder):
     """Of Rayleigh magnitudes: powers with a mean of 2 scale^2, sd of logs 1.28 nat."""
-    from dataclasses import replace
-
     data = read_spectrograms([folder])
     trainer = SpectrogramTrainer(data, TINY, torch.device("cpu"))
     frames = (noise(40)[:36] ** 2).transpose(0, 2, 1).reshape(-1, SIZE)
@@ -303,6 +324,42 @@ def test_from_folder_to_folder_on_the_command_line(folder, tmp_path, monkeypatch
     result = run(main, [*args, "h.safetensors"])
     assert result.exit_code == 2 and "005.csv: is 1 x 2" in result.stderr
     assert not list(tmp_path.glob("h.*"))
+
+
+def test_spectrograms_of_the_published_size(tmp_path, monkeypatch):
+    """From CSV files to CSV files: read in parts, their moments, two steps, draws."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sepprior.training.spectrograms.CHUNK_VALUES", 4 * 128**2)
+    values = noise(12, 128)
+    (tmp_path / "in").mkdir()
+    for number, one in enumerate(values):
+        write_spectrogram(tmp_path / f"in/{number:02d}.csv", one)
+    recipe = RECIPE.replace("width = 4", "width = 1").replace("batch = 8", "batch = 4")
+    (tmp_path / "one.toml").write_text(recipe.replace("steps = 4", "steps = 2"))
+    run, args = CliRunner().invoke, ["--config", "one.toml", "--device", "cpu"]
+    result = run(main, ["train-noise", "in", *args, "-o", "g.safetensors"])
+    assert result.exit_code == 0, result.stderr
+    assert "on 12 128 x 128 spectrograms" in result.stderr
+    (record,) = map(json.loads, (tmp_path / "g.jsonl").read_text().splitlines())
+    assert record["step"] == 2 and record["gradient_penalty"] > 0
+    model = load_spectrogram_gan("g.safetensors", device="cpu")
+    assert model.generator.plane.base == (4, 4)
+    logs = np.log(values[:11] + 1e-6)  # the last one is held out
+    mean, sd = logs.mean((0, 2)), logs.std((0, 2))
+    np.testing.assert_allclose(model.log_mean[:, 0], mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model.log_sd[:, 0], sd, rtol=1e-4)
+    result = run(main, ["sample", "g.safetensors", "-n", "2", "-o", "out"])
+    assert result.exit_code == 0, result.stderr
+    made = read_spectrograms([tmp_path / "out"])
+    assert (len(made), made.size) == (2, 128)
+    drawn = model.sample(2, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(made.values, drawn, rtol=1e-6)
+    # Within three standard deviations of every frequency, around its mean.
+    deviation = (np.log(made.values) - mean[:, None]) / sd[:, None]
+    assert np.abs(deviation).max() < 3.001
+    assert np.abs(deviation.mean((0, 2))).max() < 1.0
+    # Negative control: of the other axis they are not.
+    assert np.abs((np.log(made.values) - mean) / sd).max() > 3.1
 
 
 def test_the_published_network_fits_the_published_plane():
