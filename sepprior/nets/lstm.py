@@ -107,17 +107,19 @@ class LSTMGenerator(WaveformGenerator):
             weights += [cell.input.weight, cell.recurrent.weight]
             weights += [bias, torch.zeros_like(bias)]
         inputs = code.unsqueeze(1).expand(-1, self.window, -1)
-        states, _, _ = torch.lstm(
-            inputs,
-            [h, c],
-            weights,
-            has_biases=True,
-            num_layers=len(self.cells),
-            dropout=0.0,
-            train=self.training,
-            bidirectional=False,
-            batch_first=True,
-        )
+        # Many CPUs have no such kernel for bfloat16.
+        with torch.autocast("cpu", enabled=False):
+            states, _, _ = torch.lstm(
+                inputs,
+                [h.to(inputs.dtype), c.to(inputs.dtype)],
+                weights,
+                has_biases=True,
+                num_layers=len(self.cells),
+                dropout=0.0,
+                train=self.training,
+                bidirectional=False,
+                batch_first=True,
+            )
         waveform = self.output(states).squeeze(-1)
         return waveform, self.view(waveform)
 
