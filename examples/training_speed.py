@@ -4,7 +4,8 @@ Times whole adversarial steps (all critic steps and the generator's) of a GAN re
 plain float32 first, then in bfloat16, then compiled as well, all in one run on the same
 made-up noise. The operations of a step, forward and backward, are counted once, in
 plain float32: products of matrices and convolutions, a multiplication and an addition
-each. Memory is the most that the GPU held, or that the process grew by on a CPU.
+each. Memory is the most that the GPU held; on a CPU by how much the peak of the process
+rose, 0 where an earlier variant had taken more.
 
     python examples/training_speed.py --config configs/specgan-full.toml --device cuda
     python examples/training_speed.py --config configs/specgan-small.toml --device cpu
@@ -54,7 +55,9 @@ def trainer_of(
     return build_trainer(task, config, state=None)
 
 
-def settled(config: AdversarialConfig, precision: str, compiled: bool):
+def settled(
+    config: AdversarialConfig, precision: str, compiled: bool
+) -> AdversarialConfig:
     """The recipe without what is tried first, in a precision."""
     free = {"warmup_steps": 0, "latent_row": "no", "whitening": "total"}
     names = {field.name for field in dataclasses.fields(config)}
