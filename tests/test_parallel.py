@@ -266,6 +266,7 @@ def test_torchrun_of_the_command_line(tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("prior: two/p.safetensors") == 1
     assert done.stderr.count("training a specgan prior on 1920 samples") == 1
+    assert "arning" not in done.stderr
     result = CliRunner().invoke(main, [*program, "one/p.safetensors"])
     assert result.exit_code == 0, result.stderr
     names = ["p.jsonl", "p.resume.safetensors", "p.safetensors"]

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sepprior.config import config_from_dict
 from sepprior.data import Recording, Segment, consecutive_windows, iterate_blocks
@@ -45,9 +46,8 @@ def begun(recording, model, **settings):
     small |= {"batch": 8, "critic_steps": 1}
     if name == "specgan":
         small |= {"warmup_steps": 0, "latent_row": "no", "whitening": "total"}
-    config = dataclasses.replace(
-        config_from_dict({"model": name}), **(small | MODELS[model] | settings)
-    )
+    config = config_from_dict({"model": name})
+    config = dataclasses.replace(config, **(small | MODELS[model] | settings))
     trainer = build_trainer(task_of(recording), config, state=None)
     assert isinstance(trainer, SpecGANTrainer | WaveformTrainer)
     return trainer
@@ -85,6 +85,48 @@ def test_every_model_takes_every_loss(model, loss, recording):
         assert not any(torch.equal(a, b) for a, b in weights)
     largest = max(f * float(p.detach().abs().max()) for p, f in weights_in_use(critic))
     assert (largest < 1.001 * trainer.config.weight_clip) == (loss == "wgan")
+
+
+BESIDES = {
+    "as it is": {},
+    "no spectrum": {"spectral": "none"},
+    "blind": {"likelihood_weight": 0.0},
+    "in a row": {"latent_row": "yes", "row_latent": 4},
+    "warm-up": {"warmup_steps": 3},
+}
+"""Settings by which different parameters could be left out of a loss."""
+OF_SPECGAN = ("blind", "in a row", "warm-up")
+
+
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize(
+    ("model", "besides"),
+    [
+        (model, besides)
+        for model in MODELS
+        for besides in BESIDES
+        if besides not in OF_SPECGAN or model.startswith("specgan")
+    ],
+)
+def test_every_parameter_is_part_of_its_loss(
+    model, besides, labels, recording, two_states
+):
+    """Processes that train together would wait for one that is not, but in gansynth."""
+    noise = two_states if labels else recording
+    trainer = begun(noise, model, **BESIDES[besides])
+    bare = []
+
+    def look(optimiser, *_):
+        parts = [p for group in optimiser.param_groups for p in group["params"]]
+        bare.extend(p for p in parts if p.grad is None)
+
+    handle = register_optimizer_step_pre_hook(look)
+    try:
+        trainer.advance()
+    finally:
+        handle.remove()
+    # Negative control: the coarser stages of gansynth.
+    assert bool(bare) == (model == "gansynth")
 
 
 # --- mixed precision ------------------------------------------------------------------

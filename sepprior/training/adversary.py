@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sepprior import losses
 from sepprior.config import AdversarialConfig
-from sepprior.nets import WaveGANCritic, weights_in_use
+from sepprior.nets import GANSynthCritic, WaveGANCritic, weights_in_use
 from sepprior.training.parallel import Ranks
 from sepprior.training.steps import full_float32, mixed_precision
 
@@ -48,7 +48,8 @@ class Adversary:
         self.critic, self.optimiser, self.config = critic, optimiser, config
         self.rng, self.ranks = rng, ranks
         self.classifier_weight = classifier_weight
-        self._objective = ranks.step(critic, self._critic_loss)
+        growing = isinstance(critic, GANSynthCritic)
+        self._objective = ranks.step(critic, self._critic_loss, partial=growing)
 
     # -- scores ------------------------------------------------------------------------
 

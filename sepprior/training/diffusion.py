@@ -91,7 +91,7 @@ class DiffusionTrainer:
             weight_decay=WEIGHT_DECAY,
             fused=True,
         )
-        self._objective = self.ranks.step(self.network, self._loss, partial=False)
+        self._objective = self.ranks.step(self.network, self._loss)
         if config.compile:
             self.network.compile()
         self.step = 0

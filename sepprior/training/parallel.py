@@ -64,15 +64,15 @@ class Ranks:
         module: nn.Module,
         loss: Callable[..., tuple[Tensor, dict[str, Tensor]]],
         *,
-        partial: bool = True,
+        partial: bool = False,
     ) -> nn.Module:
         """`loss` as a module whose backward averages the gradients of `module`.
 
         Args:
             module: what the loss trains.
             loss: gives the loss and the numbers that are reported.
-            partial: some parameters may have no part in the loss; looking for them
-                takes a little time in every step.
+            partial: some parameters may have no part in the loss, which is an error
+                otherwise; looking for them takes a little time in every step.
         """
         objective = Objective(module, loss)
         if self.world == 1:

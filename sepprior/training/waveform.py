@@ -149,7 +149,11 @@ class WaveformTrainer:
                 config.classifier_weight if isinstance(config, GANSynthConfig) else None
             ),
         )
-        self._objective = self.ranks.step(trained, self._generator_loss)
+        self._objective = self.ranks.step(
+            trained,
+            self._generator_loss,
+            partial=isinstance(generator, GANSynthGenerator),
+        )
         self._compiled = None
         if config.compile:
             # The generator alone: compiled code has no second derivative, which the
