@@ -313,14 +313,22 @@ def test_memory_for_many_files_is_that_of_their_names(tmp_path, prior, monkeypat
     monkeypatch.setattr(run_module, "no_rows", lambda *a: empty)
 
     def peak(count, *, resume):
-        """Of a run of so many files; resumed, they are named by a pattern."""
+        """Of a run of so many files; resumed, they are named by a pattern.
+
+        The lower one of two: the interpreter's table of interned names, which is made
+        larger now and then, is not memory of the run.
+        """
         folder = tmp_path / f"{count}"
         folder.mkdir(exist_ok=True)
         for number in range(0 if resume else count):
             (folder / f"{number:06d}.npy").touch()
         inputs = str(folder / "*.npy") if resume else folder
+        tables = [tmp_path / f"t{count}-{turn}" for turn in (1, 2)]
+        return min(peak_once(inputs, table, resume=resume) for table in tables)
+
+    def peak_once(inputs, table, *, resume):
         tracemalloc.start()
-        run(inputs, prior, tmp_path / f"t{count}", resume=resume)
+        run(inputs, prior, table, resume=resume)
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
