@@ -104,6 +104,7 @@ class Run:
     def __init__(self, score, *, steps=10_000, step=0):
         self.score, self.step, self.warmup = score, step, steps
         self.config = dataclasses.replace(TINY, steps=steps)
+        self.scores = {}
 
     def advance(self):
         self.step += 1
@@ -124,9 +125,19 @@ def test_a_race_is_given_up_where_the_one_behind_cannot_catch_up():
     assert late.step == 2000
 
 
+def test_a_race_is_given_up_where_the_gap_does_not_close():
+    """Both improve; the one behind would have time, but falls back further."""
+    ahead, behind = Run(lambda n: 1.0 - n / 300), Run(lambda n: 2.0 - n / 400)
+    assert specgan._race([behind, ahead], None, most=2000) is ahead
+    assert ahead.step == behind.step == 2 * specgan.PILOT_STEPS
+    closing = Run(lambda n: 2.0 - n / 240)
+    assert specgan._race([closing, Run(ahead.score)], None, most=2000) is closing
+    assert closing.step > ahead.step
+
+
 def test_a_race_says_how_far_it_is():
     said = []
-    runs = [Run(lambda n: 1.0, step=1000), Run(lambda n: 9.0 - n / 200)]
+    runs = [Run(lambda n: 1.0, step=1000), Run(lambda n: 9.0 - n / 245)]
     specgan._race(runs, None, most=2000, announce=said.append)
     shares = [int(text.removesuffix(" %")) for text in said]
     assert shares == sorted(shares)
@@ -141,6 +152,14 @@ def test_who_has_won_a_race_waits_for_the_next_one():
     winner, other = Run(lambda n: 1.0, step=800), Run(lambda n: 2.0 - n / 1000)
     assert specgan._race([winner, other], None, most=2000) is other
     assert specgan._race([winner], None, most=2000) is winner
+
+
+def test_who_has_won_a_race_is_compared_by_what_it_scored_there():
+    """Not by what it has come to since, and without waiting for as many steps."""
+    winner, other = Run(lambda n: 9.0 - n / 100), Run(lambda n: 8.0 - n / 100)
+    assert specgan._race([winner, Run(lambda n: 9.5)], None, most=2000) is winner
+    assert specgan._race([winner, other], None, most=2000) is other
+    assert (winner.step, other.step) == (800, 800)
 
 
 def test_what_costs_more_must_gain_more():

@@ -83,6 +83,8 @@ class SpecGANTrainer:
             if module is not None:
                 module.train().requires_grad_(True)
         self.step = 0
+        self.scores: dict[int, float] = {}
+        """Held-out nats per window by step, where the run was compared to another."""
         if networks.encoder is None:
             self.untrained_db = self.spectral_error_db(self._latest())
         self.best_score = math.inf

@@ -163,9 +163,9 @@ def _race(
     """Warm two runs up side by side; the better one by held-out noise.
 
     The second one must be better by `by`, nats per sample. A coherent generator starts
-    far behind and catches up, so that the race goes on while the one behind could still
-    close the gap at its latest pace. A run that has won a race before waits for the
-    other.
+    far behind and catches up, so that the race goes on while the gap closes and the one
+    behind could still close it at its latest pace. A run that has won a race before is
+    compared by what it scored there, and waits while the other has fewer steps.
     """
     if len(runs) == 1:
         return runs[0]
@@ -177,20 +177,25 @@ def _race(
     begun = sum(run.step for run in runs)
     for target in range(PILOT_STEPS, steps + PILOT_STEPS, PILOT_STEPS):
         target = min(target, steps)
-        if target < first.step:
-            continue
         for run in runs:
             while run.step < target:
                 run.advance()
                 if run.step % ANNOUNCED_STEPS == 0:
                     done = sum(r.step for r in runs) - begun
                     announce(f"{100 * done // (len(runs) * steps - begun)} %")
-        scores = [float(r.frozen().heldout_nll(held, draws=4).mean()) for r in runs]
+            if run.step == target:
+                nll = run.frozen().heldout_nll(held, draws=4).mean()
+                run.scores[target] = float(nll)
+        if any(target not in run.scores for run in runs):
+            continue
+        scores = [run.scores[target] for run in runs]
         scores[1] += by * config.window
         behind = int(scores[1] > scores[0])
         gap = scores[behind] - scores[1 - behind]
         if last is not None:
             left = (steps - target) / PILOT_STEPS
+            if gap >= last[behind] - last[1 - behind]:
+                break
             if (last[behind] - scores[behind]) * left < gap:
                 break
         last = scores
