@@ -127,12 +127,18 @@ def test_a_race_is_given_up_where_the_one_behind_cannot_catch_up():
 
 def test_a_race_is_given_up_where_the_gap_does_not_close():
     """Both improve; the one behind would have time, but falls back further."""
-    ahead, behind = Run(lambda n: 1.0 - n / 300), Run(lambda n: 2.0 - n / 400)
-    assert specgan._race([behind, ahead], None, most=2000) is ahead
-    assert ahead.step == behind.step == 2 * specgan.PILOT_STEPS
-    closing = Run(lambda n: 2.0 - n / 240)
-    assert specgan._race([closing, Run(ahead.score)], None, most=2000) is closing
-    assert closing.step > ahead.step
+    clear = specgan.CLEAR * TINY.window
+
+    def raced(gap, pace):
+        """Steps until the end, of one `gap` nats behind that learns as `pace` says."""
+        ahead, other = Run(lambda n: -n / 100), Run(lambda n: gap - pace * n / 100)
+        assert specgan._race([other, ahead], None, most=2000) is ahead
+        return other.step
+
+    early = 2 * specgan.PILOT_STEPS
+    assert raced(2.0 * clear, 0.95) == early
+    assert raced(2.0 * clear, 1.05) > early
+    assert raced(0.5 * clear, 0.95) > early
 
 
 def test_a_race_says_how_far_it_is():
@@ -156,8 +162,11 @@ def test_who_has_won_a_race_waits_for_the_next_one():
 
 def test_who_has_won_a_race_is_compared_by_what_it_scored_there():
     """Not by what it has come to since, and without waiting for as many steps."""
-    winner, other = Run(lambda n: 9.0 - n / 100), Run(lambda n: 8.0 - n / 100)
+    clear = specgan.CLEAR * TINY.window
+    winner = Run(lambda n: 9.0 - n / 100)
+    other = Run(lambda n: 9.0 - 2.0 * clear - n / 99)
     assert specgan._race([winner, Run(lambda n: 9.5)], None, most=2000) is winner
+    assert winner.step == 800
     assert specgan._race([winner, other], None, most=2000) is other
     assert (winner.step, other.step) == (800, 800)
 
