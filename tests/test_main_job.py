@@ -44,9 +44,15 @@ def example():
 
 def test_separate_the_bundled_example(tmp_path, monkeypatch):
     monkeypatch.delenv(PRIOR_VARIABLE, raising=False)
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     done = command("separate", EXAMPLE, "-o", tmp_path, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "bundled" in done.stderr
+    # Each of these takes a second or more to import.
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "torch" in imported and "matplotlib.figure" in imported
+    slow = {"torch._dynamo", "scipy.stats", "matplotlib.pyplot"}
+    assert not imported & slow
     assert "+/- stderr" in done.stdout
     fit = json.loads((tmp_path / "measurement.fit.json").read_text())
     truth = json.loads(EXAMPLE.with_suffix(".truth.json").read_text())

@@ -20,7 +20,11 @@ from sepprior.priors import (
     conditional_energy,
     joint_energy,
 )
-from sepprior.priors.marginal import decode_tangents, latent_information
+from sepprior.priors.marginal import (
+    FEW_LATENTS,
+    decode_tangents,
+    latent_information,
+)
 from sepprior.priors.planes import crop_plane, plane_channels
 from sepprior.training.noise_model import NoiseModel
 from sepprior.transforms import TightSTFT, Whitener, frame_length, toeplitz
@@ -564,6 +568,16 @@ def test_tangents_of_a_linear_generator_are_its_columns():
         toeplitz(ar1()).numpy(), matrix.numpy()
     )
     np.testing.assert_allclose(information[0], expected, rtol=1e-9)
+
+
+def test_tangents_of_few_latents_are_those_of_many():
+    """By reverse mode twice, and by forward mode."""
+    prior, z = specgan(scale=2.0), latents(FEW_LATENTS + 1)
+    _, d_mean, d_log = decode_tangents(prior, z)
+    _, mean, log = decode_tangents(prior, z[:FEW_LATENTS])
+    assert mean.abs().max() > 1e-2 and log.abs().max() > 1e-2
+    torch.testing.assert_close(mean, d_mean[:FEW_LATENTS])
+    torch.testing.assert_close(log, d_log[:FEW_LATENTS])
 
 
 def test_tangents_of_a_network_are_finite_differences():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from scipy.stats import chi2
+from scipy.special import chdtri
 from torch import Tensor
 
 from sepprior.inference.detection import NullGains, null_gains
@@ -86,7 +86,7 @@ def unresolved(
     without = gls_starts(fewer, record, whitener, n_starts=2)[0].energy
     needed = torch.where(
         close,
-        0.5 * float(chi2.isf(FALSE_ADDITION, 3)),
+        0.5 * float(chdtri(3, FALSE_ADDITION)),
         null.threshold(FALSE_ADDITION),
     )
     return merged | (without - gls.energy < needed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -55,6 +57,21 @@ class Coupling(nn.Module):
         log_scale = -log_scale
         ordered = torch.cat([kept, (moved - shift) * log_scale.exp()], -1)
         return torch.zeros_like(z).index_copy(-1, self.order, ordered), log_scale
+
+
+def jacobian(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    """Derivatives (B, M, K) of ``function`` from rows (B, K) to rows (B, M).
+
+    Each row of what it gives may depend on the same row of z alone. By reverse mode,
+    without `torch.func`, whose first use imports torch's compiler.
+    """
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        found = function(z)
+    seeds = torch.eye(found.shape[-1], dtype=z.dtype, device=z.device)
+    seeds = seeds[:, None].expand(-1, *found.shape)
+    rows = torch.autograd.grad(found, z, seeds, is_grads_batched=True)[0]
+    return rows.transpose(0, 1)
 
 
 class RowCoupling(nn.Module):
@@ -133,8 +150,9 @@ class RowCoupling(nn.Module):
         kept, moved = (z.index_select(-1, i) for i in (self.kept, self.moved))
         near = self._near(kept)
         log_scale, shift = self._both(near).unbind(-1)
-        local = torch.func.vmap(torch.func.jacrev(self._both))(near.reshape(-1, NEAR))
-        local = local.view(*near.shape[:-1], 2, NEAR)
+        local = jacobian(self._both, near.reshape(-1, NEAR)).view(
+            *near.shape[:-1], 2, NEAR
+        )
         d_kept, d_moved = (slopes.index_select(1, i) for i in (self.kept, self.moved))
         d_near = self._near(d_kept.mT).permute(0, 2, 3, 1)
         d_log, d_shift = (local @ d_near).unbind(-2)
@@ -196,5 +214,5 @@ class Flow(nn.Module):
                 v, _ = layer.inverse(v)
             return v
 
-        across = torch.func.vmap(torch.func.jacrev(inverse))(z)
+        across = jacobian(inverse, z)
         return across @ along if self.row else across

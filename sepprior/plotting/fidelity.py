@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import signal
 
 from sepprior.plotting.style import (
     BLUE,
@@ -174,6 +173,8 @@ def _draw_waveforms(
 def _draw_spectrograms(
     figure: FigureBase, panels: Sequence[Axes], fidelity: Fidelity
 ) -> None:
+    from scipy import signal  # slow to import, and not needed by the other figures
+
     curves, rate = fidelity.curves, fidelity.sample_rate
     length = int(2 ** np.clip(np.round(np.log2(2 * fidelity.window**0.5)), 3, 10))
     length = min(length, fidelity.window)

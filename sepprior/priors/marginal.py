@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -13,6 +14,8 @@ from sepprior.priors.base import Decoded, LatentPrior, joint_energy
 
 DERIVATIVES_AT_ONCE = 2**21
 """Derivatives of the mean that are computed together; memory is bounded by it."""
+FEW_LATENTS = 16
+"""Up to here reverse mode serves, since forward mode first imports torch's compiler."""
 LATENTS_AT_ONCE = 64
 """Latents whose derivatives are computed together: of more, caches are too small."""
 
@@ -64,8 +67,29 @@ def decode_tangents(prior: LatentPrior, z: Tensor) -> tuple[Decoded, Tensor, Ten
         else:
             directions = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
             at_once = max(1, DERIVATIVES_AT_ONCE // decoded.mean.numel())
-            d_mean, d_log = torch.func.vmap(derivative, chunk_size=at_once)(directions)
+            if len(z) <= FEW_LATENTS <= at_once:
+                d_mean, d_log = _few_tangents(outputs, z, directions)
+            else:
+                batched = torch.func.vmap(derivative, chunk_size=at_once)
+                d_mean, d_log = batched(directions)
     return decoded, d_mean.transpose(0, 1), d_log.transpose(0, 1)
+
+
+def _few_tangents(
+    outputs: Callable[[Tensor], tuple[Tensor, Tensor]], z: Tensor, directions: Tensor
+) -> tuple[Tensor, ...]:
+    """Derivatives of both outputs at latents (B, K) along directions (D, K).
+
+    The transpose ``v -> J^T v`` is linear, and its transpose is J: reverse mode twice.
+    """
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        # What does not depend on z has derivatives too: zeros.
+        found = [value + 0.0 * z[:, :1] for value in outputs(z)]
+        along = [torch.zeros_like(value, requires_grad=True) for value in found]
+        (back,) = torch.autograd.grad(found, z, along, create_graph=True)
+    seeds = directions[:, None].expand(-1, *z.shape)
+    return torch.autograd.grad(back, along, seeds, is_grads_batched=True)
 
 
 def latent_information(
