@@ -10,24 +10,23 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from sepprior.data import MIN_SAMPLES
+from sepprior.data import MIN_SAMPLES, given
 from sepprior.errors import SeppriorError
 
 
-def checked_measurements(x: ArrayLike | Tensor) -> tuple[bool, np.ndarray]:
-    """Measurements as (B, N) float64, and whether there was a single one.
+def checked_measurements(
+    x: ArrayLike | Tensor, *, sample_rate: float | None
+) -> tuple[bool, np.ndarray, float | None]:
+    """Measurements as (B, N) float64, and what is known of them.
 
     A copy, but of a read-only array, which nobody will change.
+
+    Returns:
+        Whether there was a single one; the measurements; the sample rate in Hz that
+        was given or came with them, None without one.
     """
-    raw = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
-    if raw.dtype.kind not in "fiub":
-        raise SeppriorError(
-            f"x holds values of type {raw.dtype}; give real numbers (N,) or (B, N)"
-        )
-    if raw.ndim not in (1, 2):
-        raise SeppriorError(
-            f"x has shape {raw.shape}; give one measurement (N,) or a batch (B, N)"
-        )
+    found = given(x, what="x")
+    raw = found.values
     data = np.ascontiguousarray(np.atleast_2d(raw))
     if data.flags.writeable or data.dtype != np.float64:
         data = data.astype(np.float64)
@@ -36,7 +35,7 @@ def checked_measurements(x: ArrayLike | Tensor) -> tuple[bool, np.ndarray]:
     for index, row in enumerate(data):
         name = "x" if raw.ndim == 1 else f"measurement {index} of x"
         _check_row(row, name)
-    return raw.ndim == 1, data
+    return raw.ndim == 1, data, found.rate(sample_rate, what="x")
 
 
 def tensor_of(data: np.ndarray, device: torch.device) -> Tensor:

@@ -125,8 +125,8 @@ def separate(
         prior = prior.to(resolve_device(device))
     if label is not None:
         prior = with_label(prior, label)
-    single, data = checked_measurements(x)
-    rate = float(prior.sample_rate if sample_rate is None else sample_rate)
+    single, data, known = checked_measurements(x, sample_rate=sample_rate)
+    rate = float(prior.sample_rate if known is None else known)
     check_sample_rate(rate, prior.sample_rate, subject="x")
     low, high = checked_band(fmin, fmax, rate, data.shape[1])
     check_options(components, objective, starts, len(data))

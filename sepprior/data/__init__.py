@@ -6,6 +6,7 @@ with a signal in that noise, held in memory (`read_measurements`) or read slice 
 (`open_measurements`). Missing samples are NaN in both.
 """
 
+from sepprior.data.given import given as given
 from sepprior.data.listing import list_files as list_files
 from sepprior.data.reading import Measurement as Measurement
 from sepprior.data.reading import MeasurementStream as MeasurementStream

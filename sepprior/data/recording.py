@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sepprior.data.given import given, is_list
 from sepprior.data.series import (
     Values,
     blocks_of,
@@ -148,9 +149,9 @@ def as_recording(values: Any, *, sample_rate: float | None) -> Recording:
     """Make a recording of arrays.
 
     Args:
-        values: noise of shape (M,), or (n, M) with a recording in each row, from NumPy
-            or torch; or a list of such; or a `Recording`, which is returned as it is.
-        sample_rate: in Hz.
+        values: noise of shape (M,), or (n, M) with a recording in each row, see
+            `given`; or a list of such; or a `Recording`, returned as it is.
+        sample_rate: in Hz; not needed where an index of times tells it.
 
     Raises:
         SeppriorError: the values are not usable as noise, or a `Recording` has another
@@ -164,16 +165,15 @@ def as_recording(values: Any, *, sample_rate: float | None) -> Recording:
                 f"{sample_rate:.6g} Hz; leave it out or correct it"
             )
         return values
-    if sample_rate is None:
-        raise SeppriorError("no sample rate; pass sample_rate= in Hz")
-    check_rate(sample_rate)
-    is_list = isinstance(values, list | tuple) and any(
-        hasattr(item, "__len__") for item in values
-    )
+    if sample_rate is not None:
+        check_rate(sample_rate)
+    rate = sample_rate
     segments: list[Segment] = []
-    for number, item in enumerate(values if is_list else [values]):
-        what = f"recording {number}" if is_list else "the recording"
-        array = _as_array(item, what=what)
+    for number, item in enumerate(values if is_list(values) else [values]):
+        what = f"recording {number}" if is_list(values) else "the recording"
+        found = given(item, what=what)
+        rate = found.rate(rate, what=what)
+        array = found.values
         for row in [None] if array.ndim == 1 else range(len(array)):
             part = what if row is None else f"{what}, row {row}"
             series = in_place(array if row is None else array[row], what=part)
@@ -181,7 +181,9 @@ def as_recording(values: Any, *, sample_rate: float | None) -> Recording:
             segments.append(Segment(values=series))
     if not segments:
         raise SeppriorError("the recording is empty; expected a series of numbers")
-    return Recording(segments=tuple(segments), sample_rate=float(sample_rate))
+    if rate is None:
+        raise SeppriorError("no sample rate; pass sample_rate= in Hz")
+    return Recording(segments=tuple(segments), sample_rate=float(rate))
 
 
 def split_recording(
@@ -260,26 +262,6 @@ def check_window(window: int, *, name: str = "window") -> None:
     """Refuse a length below one sample."""
     if window < 1:
         raise SeppriorError(f"{name} is {window}; expected at least 1 sample")
-
-
-def _as_array(item: Any, *, what: str) -> NDArray[Any]:
-    """A series or rows of series as a NumPy array of one or two dimensions."""
-    if hasattr(item, "detach"):
-        item = item.detach().cpu()
-        # NumPy has no bfloat16
-        item = (item.double() if item.is_floating_point() else item).numpy()
-    try:
-        array = np.asanyarray(item)
-    except ValueError as error:
-        raise SeppriorError(
-            f"{what}: rows differ in length; pass a list of one-dimensional arrays"
-        ) from error
-    if array.ndim not in (1, 2):
-        raise SeppriorError(
-            f"{what}: has {array.ndim} dimensions; expected one, or two with a "
-            "recording in each row"
-        )
-    return array
 
 
 def _part(segment: Segment, start: int, stop: int, sample_rate: float) -> Segment:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from sepprior.checkpoint import resolve_device
+from sepprior.data import given
 from sepprior.data.series import Values, check_values, sample_number
 from sepprior.errors import SeppriorError
 from sepprior.priors import Prior, with_label
@@ -112,13 +113,13 @@ def track(
         prior = prior.to(resolve_device(device))
     if label is not None:
         prior = with_label(prior, label)
-    raw = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asanyarray(x)
-    if raw.ndim != 1 or raw.dtype.kind not in "fiub":
+    found = given(x, what="x")
+    if found.values.ndim != 1:
         raise SeppriorError(
-            f"x has shape {raw.shape} and type {raw.dtype}; give one recording of real "
-            "numbers, shape (M,)"
+            f"x has shape {found.values.shape}; give one recording, shape (M,)"
         )
-    values = np.asarray(raw, dtype=np.float64)
+    values = np.asarray(found.values, dtype=np.float64)
+    sample_rate = found.rate(sample_rate, what="x")
     check_values(values, what="x", where=sample_number)
     grid = grid_for(prior, window=window, hop=hop, sample_rate=sample_rate, start=start)
     separated, residual = np.full((2, len(values)), np.nan)
