@@ -5,16 +5,15 @@ from __future__ import annotations
 import shlex
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sepprior import __version__
 from sepprior.cli.options import (
-    column_option,
     device_option,
     path_type,
-    sample_rate_option,
+    reading_options,
     seed_option,
 )
 from sepprior.errors import SeppriorError
@@ -44,8 +43,7 @@ REFERENCE = "gls_scipy"
     metavar="FILE",
     help="A recording of noise, into which known sinusoids are put.",
 )
-@column_option
-@sample_rate_option
+@reading_options
 @click.option(
     "--duration",
     multiple=True,
@@ -105,8 +103,7 @@ REFERENCE = "gls_scipy"
 def benchmark_command(
     scenario: tuple[str, ...],
     noise: Path | None,
-    column: str | None,
-    sample_rate: float | None,
+    reading: dict[str, Any],
     duration: tuple[float, ...],
     prior: tuple[str, ...],
     method: tuple[str, ...],
@@ -136,7 +133,7 @@ def benchmark_command(
 
     names = [*(method or METHODS), *(PEERS if peers else ())]
     jobs = plan_benchmark(
-        _scenarios(scenario, noise, column, sample_rate),
+        _scenarios(scenario, noise, reading),
         list(dict.fromkeys(names)),
         duration or (10.0, 1.0),
         trials=trials,
@@ -181,8 +178,7 @@ def benchmark_command(
 def _scenarios(
     names: tuple[str, ...],
     noise: Path | None,
-    column: str | None,
-    sample_rate: float | None,
+    reading: dict[str, Any],
 ) -> list[str | Scenario] | None:
     """The scenarios that were named; None means all."""
     from sepprior.benchmark import file_scenario, recorded_scenario
@@ -192,11 +188,12 @@ def _scenarios(
         file_scenario(name) if ".py:" in name else name for name in names
     ]
     if noise is not None:
-        recording = read_recordings(noise, sample_rate=sample_rate, column=column)
+        recording = read_recordings(noise, **reading)
         found.append(recorded_scenario(noise.stem, recording))
-    elif column is not None or sample_rate is not None:
+    elif any(reading.values()):
         raise SeppriorError(
-            "--column and --sample-rate say how to read a recording: add --noise FILE"
+            "--column, --sample-rate, --time-column and --skip-lines say how to read a "
+            "recording: add --noise FILE"
         )
     return found or None
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sepprior.cli.options import (
-    column_option,
     device_option,
     folder_option,
     label_option,
     path_type,
-    sample_rate_option,
+    reading_options,
     seed_option,
 )
 from sepprior.errors import SeppriorError
@@ -33,8 +32,7 @@ SPECTROGRAMS_AT_ONCE = 64
 @click.command("inspect")
 @click.argument("prior_path", metavar="PRIOR", type=path_type)
 @click.argument("noise", nargs=-1, type=path_type)
-@sample_rate_option
-@column_option
+@reading_options
 @label_option
 @device_option
 @seed_option
@@ -42,8 +40,7 @@ SPECTROGRAMS_AT_ONCE = 64
 def inspect_command(
     prior_path: Path,
     noise: tuple[Path, ...],
-    sample_rate: float | None,
-    column: str | None,
+    reading: dict[str, Any],
     label: str | None,
     device: str,
     seed: int,
@@ -77,7 +74,7 @@ def inspect_command(
     from sepprior.fidelity import inspect_prior
     from sepprior.real_noise import judging_windows
 
-    recording = read_recordings(noise, sample_rate=sample_rate, column=column)
+    recording = read_recordings(noise, **reading)
     check_sample_rate(recording.sample_rate, prior.sample_rate, subject="the noise")
     windows, origin = judging_windows(
         prior, recording, label=label, limit=INSPECTED_WINDOWS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,8 +31,7 @@ def write_table(
     *,
     window: int | None,
     hop: int | None,
-    sample_rate: float | None,
-    column: str | None,
+    reading: dict[str, Any],
     label: str | None,
     output: Path | None,
     device: str,
@@ -63,8 +62,7 @@ def write_table(
         table=into.table,
         window=window,
         hop=hop,
-        sample_rate=sample_rate,
-        column=column,
+        **reading,
         options=options,
         label=label,
         device=device,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +36,49 @@ device_option = click.option(
     metavar="NAME",
     help="auto (a GPU where there is one), cpu, cuda or cuda:N.",
 )
-column_option = click.option(
-    "--column", metavar="NAME", help="Column, by name, pattern or number."
+READING = ("sample_rate", "column", "time_column", "skip_lines")
+_reading = (
+    click.option(
+        "--sample-rate",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="HZ",
+        help="Sample rate, for files that do not tell.",
+    ),
+    click.option(
+        "--column", metavar="NAME", help="Column, by name, pattern or number."
+    ),
+    click.option(
+        "--time-column",
+        metavar="NAME",
+        help="Column of the times, by name or number; none if the file has none.  "
+        "[default: by its name]",
+    ),
+    click.option(
+        "--skip-lines",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="N",
+        help="Lines of a text file above its table or header.  [default: found]",
+    ),
 )
-sample_rate_option = click.option(
-    "--sample-rate",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="HZ",
-    help="Sample rate, for files that do not tell.",
-)
+
+
+def reading_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how files are read.
+
+    The command gets them as its argument `reading`: keyword arguments of
+    `sepprior.data.read_recordings` and `open_measurements`.
+    """
+
+    @functools.wraps(command)
+    def with_reading(*args: Any, **given: Any) -> None:
+        command(*args, reading={name: given.pop(name) for name in READING}, **given)
+
+    for option in reversed(_reading):
+        with_reading = option(with_reading)
+    return with_reading
+
+
 label_option = click.option(
     "--label",
     metavar="NAME",

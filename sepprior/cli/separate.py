@@ -6,19 +6,18 @@ import os
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from sepprior.cli.options import (
     DEFAULT_PRIOR,
     Components,
-    column_option,
     device_option,
     folder_option,
     label_option,
     path_type,
-    sample_rate_option,
+    reading_options,
     seed_option,
 )
 from sepprior.cli.signal_options import (
@@ -103,8 +102,7 @@ BUNDLED_PRIOR = Path(__file__).parents[1] / "data_files" / "example_prior.safete
     help="Track or --table: samples from window to window.  [default: half a window, "
     "with --table a whole one]",
 )
-@sample_rate_option
-@column_option
+@reading_options
 @device_option
 @seed_option
 @folder_option
@@ -131,8 +129,7 @@ def separate_command(
     label: str | None,
     window: int | None,
     hop: int | None,
-    sample_rate: float | None,
-    column: str | None,
+    reading: dict[str, Any],
     device: str,
     seed: int,
     output: Path | None,
@@ -209,8 +206,7 @@ def separate_command(
                 into,
                 window=window,
                 hop=hop,
-                sample_rate=sample_rate,
-                column=column,
+                reading=reading,
                 label=label,
                 output=output,
                 device=device,
@@ -227,14 +223,11 @@ def separate_command(
                 TrackOutput(output, plot=not no_plot, as_json=as_json),
                 window=window,
                 hop=hop,
-                sample_rate=sample_rate,
-                column=column,
+                reading=reading,
             )
         return
     into.check_unused()
-    measurements = read_measurements(
-        measurement, sample_rate=sample_rate, column=column
-    )
+    measurements = read_measurements(measurement, **reading)
     if len(measurements) > MANY:
         click.echo(
             f"{len(measurements)} measurements, with files for each: --table DIR would "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -84,8 +84,7 @@ def track_files(
     *,
     window: int | None,
     hop: int | None,
-    sample_rate: float | None,
-    column: str | None,
+    reading: dict[str, Any],
 ) -> None:
     """Track every recording and write what was found, one after the other.
 
@@ -96,8 +95,7 @@ def track_files(
         output: where to write.
         window: samples in a window; None for the prior's.
         hop: samples from window to window; None for half a window.
-        sample_rate: Hz, for files that do not tell.
-        column: which column to read.
+        reading: how files are read; see `sepprior.cli.options.reading_options`.
 
     Raises:
         SeppriorError: an input or an option cannot be used.
@@ -106,7 +104,7 @@ def track_files(
     from sepprior.tracking import grid_for
 
     grid_for(prior, window=window, hop=hop)  # before anything is read
-    streams = open_measurements(paths, sample_rate=sample_rate, column=column)
+    streams = open_measurements(paths, **reading)
     first = next(streams, None)
     if first is None:
         raise SeppriorError("no files were given; expected at least one measurement")

@@ -11,10 +11,9 @@ import click
 
 from sepprior.cli.options import (
     DEFAULT_PRIOR,
-    column_option,
     device_option,
     path_type,
-    sample_rate_option,
+    reading_options,
 )
 from sepprior.config import (
     CONFIGS,
@@ -46,8 +45,7 @@ SPECTROGRAMS = "spectrograms"
     help=f"Kind of prior.  [default: {DEFAULT_MODEL}]",
 )
 @click.option("--config", "config_file", type=path_type, help="Recipe in TOML.")
-@sample_rate_option
-@column_option
+@reading_options
 @click.option("--window", type=int, metavar="N", help="Samples of a noise window.")
 @click.option("--steps", type=int, metavar="N", help="Training steps.")
 @device_option
@@ -68,8 +66,7 @@ def train_noise_command(
     noise: tuple[Path, ...],
     model: str | None,
     config_file: Path | None,
-    sample_rate: float | None,
-    column: str | None,
+    reading: dict[str, Any],
     window: int | None,
     steps: int | None,
     device: str,
@@ -105,8 +102,7 @@ def train_noise_command(
     records, what = _training(
         noise,
         recipe,
-        sample_rate=sample_rate,
-        column=column,
+        reading=reading,
         device=device,
         output=output,
         resume=resume,
@@ -130,8 +126,8 @@ def train_noise_command(
         if _modified(output) != before:
             again = ["sepprior", "train-noise", *map(str, noise), "--resume"]
             again += ["-o", str(output)]
-            again += ["--sample-rate", f"{sample_rate:.12g}"] if sample_rate else []
-            again += ["--column", column] if column else []
+            for name, value in reading.items():
+                again += [f"--{name.replace('_', '-')}", str(value)] if value else []
             click.echo(
                 f"The prior as trained so far is {output}. To go on: "
                 f"{shlex.join(again)}",
@@ -177,8 +173,7 @@ def _training(
     noise: tuple[Path, ...],
     recipe: NoiseConfig,
     *,
-    sample_rate: float | None,
-    column: str | None,
+    reading: dict[str, Any],
     device: str,
     output: Path,
     resume: bool,
@@ -190,7 +185,7 @@ def _training(
     if (
         isinstance(recipe, SpecGANConfig)
         and recipe.channels == "magnitude"
-        and column is None
+        and reading["column"] is None
         and are_spectrograms(noise)
     ):
         from sepprior.training import train_spectrograms
@@ -205,7 +200,7 @@ def _training(
     from sepprior.data import read_recordings
     from sepprior.training import train
 
-    recording = read_recordings(noise, sample_rate=sample_rate, column=column)
+    recording = read_recordings(noise, **reading)
     records = train(
         recording,
         recipe,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from sepprior.errors import SeppriorError
@@ -26,6 +27,24 @@ PREFERRED_NAMES = ("value", "measurement", "noise", "x")
 
 _INDEX_ROLES = ("time", "segment", "label")  # never samples unless asked for by name
 _LISTED = 12  # names shown in an error message
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is read of a file.
+
+    Attributes:
+        column: the samples; see `choose`.
+        time_column: the times, a name or a number counted from 0; "none" where the
+            file has none; None to know it by its name.
+        skip_lines: lines of a text file above its table or header.
+        sample_rate: rate in Hz that the caller knows, None if unknown.
+    """
+
+    column: str | int | None = None
+    time_column: str | int | None = None
+    skip_lines: int = 0
+    sample_rate: float | None = None
 
 
 def role_of(name: str) -> str | None:
@@ -99,6 +118,19 @@ def choose(
         if names
         else f"{source}: is empty; expected a {kind} of samples"
     )
+
+
+def time_column(names: Sequence[str], given: str | int, *, source: str) -> int | None:
+    """Position of the time column that was asked for; None for "none".
+
+    Raises:
+        SeppriorError: there is no such column.
+    """
+    stripped = [name.strip("/ ") for name in names]
+    if str(given).strip("/ ") not in stripped and str(given).casefold() == "none":
+        return None
+    usable = [True] * len(names)
+    return _named(names, usable, str(given), source=source, kind="column")[0]
 
 
 def _named(

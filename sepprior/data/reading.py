@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sepprior.data.arrays import read_npy, read_npz, read_wav
 from sepprior.data.clock import Clock, Piece, fit_clock
+from sepprior.data.columns import Selection
 from sepprior.data.gaps import fill_gaps
 from sepprior.data.listing import format_of, list_files
 from sepprior.data.recording import Recording, Segment, check_rate
@@ -35,7 +37,7 @@ from sepprior.data.tables import read_parquet, read_text
 from sepprior.errors import SeppriorError
 from sepprior.rates import RATE_TOLERANCE
 
-_Reader = Callable[[Path, str | int | None], list[Series]]
+_Reader = Callable[[Path, Any], list[Series]]
 
 _FORMATS: dict[str, tuple[_Reader, str]] = {
     "text": (read_text, "pandas"),
@@ -46,6 +48,7 @@ _FORMATS: dict[str, tuple[_Reader, str]] = {
     "Zarr": (read_zarr, "zarr"),
     "Parquet": (read_parquet, "pyarrow"),
 }
+_TABLES = {"text", "Parquet"}
 _ROW_READERS = {"NPY": read_npy, "HDF5": read_hdf5, "Zarr": read_zarr}
 
 
@@ -118,6 +121,8 @@ def read_recordings(
     *,
     sample_rate: float | None = None,
     column: str | int | None = None,
+    time_column: str | int | None = None,
+    skip_lines: int = 0,
     label: str | None = None,
 ) -> Recording:
     """Read noise-only recordings; long ones stay on disk.
@@ -132,6 +137,9 @@ def read_recordings(
         column: name or number of the column (array, dataset, channel) that holds the
             samples, or a pattern such as `train_*` for several; by default the one
             named `value`, `measurement`, `noise` or `x`, or the only one.
+        time_column: name or number of the column with the times, "none" where a file
+            has none; by default known by its name, such as `time (ms)`.
+        skip_lines: lines of a text file above its table or header; by default found.
         label: label of the segments that have none in their file.
 
     Raises:
@@ -140,7 +148,8 @@ def read_recordings(
     """
     segments: list[Segment] = []
     rate = source = None
-    for series in _read(paths, column):
+    selection = Selection(column, time_column, skip_lines, sample_rate)
+    for series in _read(paths, selection):
         check_values(series.values, what=series.what, where=series.locate)
         series_rate, clock = _resolve_rate(series, sample_rate)
         if series_rate is None:
@@ -174,6 +183,8 @@ def read_measurements(
     *,
     sample_rate: float | None = None,
     column: str | int | None = None,
+    time_column: str | int | None = None,
+    skip_lines: int = 0,
 ) -> list[Measurement]:
     """Read measurements into memory.
 
@@ -184,7 +195,13 @@ def read_measurements(
     """
     measurements = [
         stream.load()
-        for stream in open_measurements(paths, sample_rate=sample_rate, column=column)
+        for stream in open_measurements(
+            paths,
+            sample_rate=sample_rate,
+            column=column,
+            time_column=time_column,
+            skip_lines=skip_lines,
+        )
     ]
     if not measurements:
         raise SeppriorError("no files were given; expected at least one measurement")
@@ -196,6 +213,8 @@ def open_measurements(
     *,
     sample_rate: float | None = None,
     column: str | int | None = None,
+    time_column: str | int | None = None,
+    skip_lines: int = 0,
     rows: range | None = None,
 ) -> Iterator[MeasurementStream]:
     """Open measurements one after the other; long ones stay on disk.
@@ -209,6 +228,8 @@ def open_measurements(
         sample_rate: rate in Hz. Without it, and if the file does not tell it, the
             measurement has `sample_rate=None` and counts its time in samples.
         column: see `read_recordings`.
+        time_column: see `read_recordings`.
+        skip_lines: see `read_recordings`.
         rows: rows of a two-dimensional NPY, HDF5 or Zarr array to read, all at once;
             by default every row, one after the other.
 
@@ -216,7 +237,8 @@ def open_measurements(
         SeppriorError: a file cannot be read or used.
     """
     names: set[str] = set()
-    for series in _read(paths, column, rows):
+    selection = Selection(column, time_column, skip_lines, sample_rate)
+    for series in _read(paths, selection, rows):
         # a label may change within a measurement
         series = replace(series, runs=_same_segment(series.runs))
         rate, clock = _resolve_rate(series, sample_rate)
@@ -253,23 +275,22 @@ def open_measurements(
 
 def _read(
     paths: str | Path | Iterable[str | Path],
-    column: str | int | None,
+    selection: Selection,
     rows: range | None = None,
 ) -> Iterable[Series]:
     """All series of all files, in order."""
     for path in list_files(paths):
-        yield from _read_file(path, column, rows)
+        yield from _read_file(path, selection, rows)
 
 
-def _read_file(
-    path: Path, column: str | int | None, rows: range | None
-) -> list[Series]:
+def _read_file(path: Path, selection: Selection, rows: range | None) -> list[Series]:
     """Read one file with the reader of its suffix."""
     with _readable(path) as known:
         if rows is not None:
-            result = _ROW_READERS[known](path, column, rows)
+            result = _ROW_READERS[known](path, selection.column, rows)
         else:
-            result = _FORMATS[known][0](path, column)
+            table = known in _TABLES
+            result = _FORMATS[known][0](path, selection if table else selection.column)
     for series in result:
         check_not_empty(series.values, what=series.what)
     return result

@@ -19,7 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepprior.data import series as _series
-from sepprior.data.columns import choose, role_of, seconds_per_unit
+from sepprior.data.columns import (
+    Selection,
+    choose,
+    role_of,
+    seconds_per_unit,
+    time_column,
+)
 from sepprior.data.series import RunBuilder, Series, Spool
 from sepprior.errors import SeppriorError
 
@@ -53,17 +59,21 @@ class _Columns:
         cls,
         names: Sequence[str],
         numeric: Sequence[bool],
-        column: str | int | None,
+        selection: Selection,
         *,
         source: str,
     ) -> _Columns:
+        column = selection.column
         values = choose(names, numeric, column, source=source, kind="column")
         roles = {
             role_of(name): position
             for position, name in reversed(list(enumerate(names)))
             if position not in values
         }
-        return cls(values, roles.get("time"), roles.get("segment"), roles.get("label"))
+        time = roles.get("time")
+        if selection.time_column is not None:
+            time = time_column(names, selection.time_column, source=source)
+        return cls(values, time, roles.get("segment"), roles.get("label"))
 
     @property
     def numbers(self) -> list[int]:
@@ -74,7 +84,7 @@ class _Columns:
         return [key for key in (self.segment, self.label) if key is not None]
 
 
-def read_text(path: Path, column: str | int | None) -> list[Series]:
+def read_text(path: Path, selection: Selection) -> list[Series]:
     """Read delimited text (comma, semicolon, tab or blanks; header optional).
 
     Lines that start with `#` and blank lines are skipped. With semicolons or tabs the
@@ -82,19 +92,19 @@ def read_text(path: Path, column: str | int | None) -> list[Series]:
 
     Args:
         path: the file.
-        column: see `sepprior.data.columns.choose`.
+        selection: what to read of it.
 
     Raises:
         SeppriorError: no such column, or text where a number belongs.
     """
     layout = _sniff(path)
-    chosen = _Columns.choose(layout.names, layout.numeric, column, source=str(path))
+    chosen = _Columns.choose(layout.names, layout.numeric, selection, source=str(path))
     locate = partial(_line_of_row, path, layout.header_lines)
     chunks = _text_chunks(path, layout, chosen)
     return _collect(path, layout.names, chosen, chunks, locate=locate)
 
 
-def read_parquet(path: Path, column: str | int | None) -> list[Series]:
+def read_parquet(path: Path, selection: Selection) -> list[Series]:
     """Read a Parquet file, row group by row group; columns as in text files."""
     import pyarrow as pa
     import pyarrow.parquet
@@ -109,7 +119,7 @@ def read_parquet(path: Path, column: str | int | None) -> list[Series]:
             number(kind) and not name.startswith("__index_level_")
             for name, kind in zip(names, schema.types, strict=True)
         ]
-        chosen = _Columns.choose(names, numeric, column, source=str(path))
+        chosen = _Columns.choose(names, numeric, selection, source=str(path))
         for position in chosen.numbers:
             if not number(schema.types[position]):
                 raise SeppriorError(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,12 +42,22 @@ class Cut:
         hop: samples from window to window.
         sample_rate: Hz, for files that do not tell.
         column: of the samples in each file.
+        time_column: of the times in each file.
+        skip_lines: of text files, above the table.
     """
 
     window: int
     hop: int
     sample_rate: float | None = None
     column: str | None = None
+    time_column: str | None = None
+    skip_lines: int = 0
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Keyword arguments of `sepprior.data.open_measurements`."""
+        names = ("sample_rate", "column", "time_column", "skip_lines")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -249,9 +260,7 @@ def opened(path: str, cut: Cut) -> Opened:
 
 @lru_cache(maxsize=OPEN_FILES)
 def _opened(path: str, cut: Cut, changed: int) -> Opened:
-    found = list(
-        open_measurements(path, sample_rate=cut.sample_rate, column=cut.column)
-    )
+    found = list(open_measurements(path, **cut.reading))
     counts = [
         count_windows(len(item.values), window=cut.window, hop=cut.hop)
         for item in found

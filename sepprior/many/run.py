@@ -59,6 +59,8 @@ def separate_many(
     hop: int | None = None,
     sample_rate: float | None = None,
     column: str | None = None,
+    time_column: str | None = None,
+    skip_lines: int = 0,
     options: FitOptions | None = None,
     label: str | None = None,
     device: str = "auto",
@@ -86,6 +88,8 @@ def separate_many(
         hop: samples from window to window, by default `window`.
         sample_rate: Hz, for files that do not tell; by default the prior's.
         column: of the samples in each file.
+        time_column: see `sepprior.data.read_recordings`.
+        skip_lines: see there.
         options: how to fit. A function as the signal must be a plain one of a file, so
             that a resumed run can tell that it is the same.
         label: kind of noise, for a prior trained with labels; inferred by default.
@@ -118,7 +122,14 @@ def separate_many(
     digest = file_digest(prior)
     loaded = prior_of(str(prior), device, digest, label)
     window = loaded.window if window is None else window
-    cut = Cut(window, window if hop is None else hop, sample_rate, column)
+    cut = Cut(
+        window,
+        window if hop is None else hop,
+        sample_rate,
+        column,
+        time_column,
+        skip_lines,
+    )
     check_grid(cut.window, cut.hop)
     options = options or FitOptions()
     task = Task(str(prior), digest, device, cut, options, label, keep_going)

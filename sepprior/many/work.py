@@ -210,12 +210,7 @@ def _read(piece: Piece, task: Task, prior: Prior) -> dict[float, _Rows]:
 def _stretches(piece: Piece, cut: Cut) -> Iterator[tuple[MeasurementStream, int, int]]:
     """Measurements of a piece, each with its first window and one past its last."""
     if piece.windows is None:
-        for item in open_measurements(
-            Path(piece.path),
-            sample_rate=cut.sample_rate,
-            column=cut.column,
-            rows=piece.rows,
-        ):
+        for item in open_measurements(Path(piece.path), rows=piece.rows, **cut.reading):
             count = count_windows(len(item.values), window=cut.window, hop=cut.hop)
             yield item, 0, count
         return
