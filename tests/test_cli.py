@@ -5,10 +5,12 @@ record how they were called.
 """
 
 import json
+import re
 import shlex
 import sys
 from types import SimpleNamespace
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -77,10 +79,35 @@ def test_help_and_version():
     for command in ("train-noise", "separate", "benchmark", "inspect", "sample"):
         assert f"  {command} " in listed
         assert run(command, "--help").exit_code == 0
+    assert "..." not in listed.partition("Commands:")[2]  # nothing is cut off
     told = run("train-noise", "--help").stdout
     for word in ("configs/", "TOML", "losses", "label", '"magnitude"'):
         assert word in told
     assert run("--version").stdout == f"sepprior, version {__version__}\n"
+
+
+@pytest.mark.parametrize("command", main.commands.values(), ids=lambda c: c.name)
+def test_help_has_groups_and_examples_that_work(command):
+    told = run(command.name, "--help").stdout.partition("Examples:")[2]
+    for title, names in command.groups.items():
+        assert f"\n{title}:\n" in told
+        assert set(names) <= {param.name for param in command.params}
+    for param in command.params:
+        if isinstance(param, click.Option):
+            # A name, or a short and a long one, at the beginning of its line.
+            assert len(re.findall(rf"^ +(-\w, )?{param.opts[-1]}\b", told, re.M)) == 1
+    for line in command.example.split("\n"):
+        if line.strip():
+            program, name, *words = shlex.split(line)
+            assert (program, name) == ("sepprior", command.name)
+            command.make_context(name, words)
+
+
+def test_completion_of_the_shell():
+    done = CliRunner().invoke(
+        main, env={"_SEPPRIOR_COMPLETE": "bash_source"}, prog_name="sepprior"
+    )
+    assert "_sepprior_completion" in done.stdout
 
 
 @pytest.mark.parametrize(

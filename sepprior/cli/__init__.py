@@ -19,18 +19,26 @@ __all__ = ["main"]
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sepprior")
 def main() -> None:
-    """Separate a signal of known form from structured noise.
+    r"""Separate a signal of known form from structured noise.
 
     Train a noise prior once on recordings without a signal, then separate every later
-    measurement into signal and noise, with error bars on the signal's parameters.
+    measurement into signal and noise, with error bars on the signal's parameters:
+
+    \b
+        sepprior train-noise noise.csv
+        sepprior inspect prior.safetensors noise.csv
+        sepprior separate measurement.csv
+
+    Each command has its own --help. Tab completes commands and options after
+    eval "$(_SEPPRIOR_COMPLETE=bash_source sepprior)" (or zsh_source, fish_source).
     """
 
 
 for _command in (
     train_noise_command,
-    separate_command,
-    benchmark_command,
     inspect_command,
+    separate_command,
     sample_command,
+    benchmark_command,
 ):
     main.add_command(_command)

@@ -11,6 +11,8 @@ import click
 
 from sepprior import __version__
 from sepprior.cli.options import (
+    READING,
+    Command,
     device_option,
     path_type,
     reading_options,
@@ -30,7 +32,20 @@ REFERENCE = "gls_scipy"
 """Method that the others are compared with."""
 
 
-@click.command("benchmark")
+@click.command(
+    "benchmark",
+    cls=Command,
+    groups={
+        "Noise": ("scenario", "noise", "duration", "trials"),
+        "Methods": ("method", "peers", "prior", "train_seed"),
+        "Reading": READING,
+        "Output": ("output", "resume"),
+    },
+    example="""
+        sepprior benchmark --scenario white --method gls_scipy --method gaussian
+        sepprior benchmark --noise noise.csv --method gaussian --trials 100
+    """,
+)
 @click.option(
     "--scenario",
     multiple=True,

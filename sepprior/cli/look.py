@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sepprior.cli.options import (
+    READING,
+    Command,
     device_option,
     folder_option,
     label_option,
@@ -29,7 +31,15 @@ SPECTROGRAMS_AT_ONCE = 64
 """Spectrograms generated at a time."""
 
 
-@click.command("inspect")
+@click.command(
+    "inspect",
+    cls=Command,
+    groups={"Reading": READING, "Output": ("output",)},
+    example="""
+        sepprior inspect prior.safetensors
+        sepprior inspect prior.safetensors noise.csv
+    """,
+)
 @click.argument("prior_path", metavar="PRIOR", type=path_type)
 @click.argument("noise", nargs=-1, type=path_type)
 @reading_options
@@ -46,7 +56,7 @@ def inspect_command(
     seed: int,
     output: Path | None,
 ) -> None:
-    """Print what a prior is, and how well it describes NOISE recordings.
+    """Show what a prior learned, and how well it fits NOISE.
 
     With NOISE, generated and recorded noise are compared, beside recorded noise with
     itself, and PRIOR.inspect.json and PRIOR.inspect.png are written. Of the recording
@@ -146,7 +156,12 @@ def _in_short(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-@click.command("sample")
+@click.command(
+    "sample",
+    cls=Command,
+    groups={"Output": ("number", "output")},
+    example="sepprior sample prior.safetensors -n 100 -o drawn.csv",
+)
 @click.argument("prior_path", metavar="PRIOR", type=path_type)
 @click.option(
     "-n",
@@ -176,7 +191,10 @@ def sample_command(
     seed: int,
     output: Path | None,
 ) -> None:
-    """Draw noise from a prior, or spectrograms from what was trained on them."""
+    """Draw noise from a prior.
+
+    From what was trained on spectrograms it draws such.
+    """
     from sepprior.checkpoint import holds_spectrogram_gan
     from sepprior.outputs import check_output_file, whole_files, write_csv
 

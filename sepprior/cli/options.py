@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,45 @@ class Components(click.ParamType):
         if not str(value).isdecimal() or int(value) < 1:
             self.fail(f"{value!r}: expected a positive integer or auto", param, ctx)
         return int(value)
+
+
+class Command(click.Command):
+    """A command whose help has its options in groups, and an example.
+
+    Args:
+        groups: names of parameters by the title of their group; what stands in none
+            comes last.
+        example: commands that work, a line each.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        groups: Mapping[str, Sequence[str]],
+        example: str,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.groups, self.example = groups, example
+
+    def format_options(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Write the example, then the options by group."""
+        with formatter.section("Examples"):
+            for line in self.example.strip().splitlines():
+                formatter.write(f"{'':{formatter.current_indent}}{line.strip()}\n")
+        rows = {
+            param.name: record
+            for param in self.get_params(ctx)
+            if isinstance(param, click.Option)
+            and (record := param.get_help_record(ctx)) is not None
+        }
+        named = {name for names in self.groups.values() for name in names}
+        rest = [name for name in rows if name not in named]
+        for title, names in (*self.groups.items(), ("Other options", rest)):
+            with formatter.section(title):
+                formatter.write_dl([rows[name] for name in names])
 
 
 device_option = click.option(

@@ -23,6 +23,10 @@ class InputError(click.ClickException):
 class Program(click.Group):
     """Turn expected errors into one line on stderr and an exit status."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Commands in the order in which they are used."""
+        return list(self.commands)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command: status 2 for input that cannot be used, 130 on Ctrl-C."""
         with warnings.catch_warnings():

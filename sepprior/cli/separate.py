@@ -12,6 +12,8 @@ import click
 
 from sepprior.cli.options import (
     DEFAULT_PRIOR,
+    READING,
+    Command,
     Components,
     device_option,
     folder_option,
@@ -30,7 +32,7 @@ from sepprior.cli.signal_options import (
     read_values,
     signal_option,
 )
-from sepprior.cli.table_options import TableOptions, table_options
+from sepprior.cli.table_options import TABLE, TableOptions, table_options
 from sepprior.errors import SeppriorError
 from sepprior.rates import check_sample_rate
 
@@ -49,7 +51,25 @@ BUNDLED_PRIOR = Path(__file__).parents[1] / "data_files" / "example_prior.safete
 """The prior of the bundled example, inside the package."""
 
 
-@click.command("separate")
+@click.command(
+    "separate",
+    cls=Command,
+    groups={
+        "Signal": ("signal", "components", "fmin", "fmax"),
+        "What is known of it": ("bounds", "fixed", "guess", "expected"),
+        "Noise and fit": ("prior_path", "label", "objective", "starts"),
+        "Error bars": ("method", "draws"),
+        "Reading": READING,
+        "Long recordings": ("window", "hop"),
+        "One table of many inputs": TABLE,
+        "Output": ("output", "no_plot", "as_json"),
+    },
+    example="""
+        sepprior separate run.csv --fmin 1 --fmax 20
+        sepprior separate year.csv --window 300 --fmin 45 --fmax 55
+        sepprior separate 'runs/*.csv' --table fits --keep-going
+    """,
+)
 @click.argument("measurement", nargs=-1, required=True, type=path_type)
 @click.option("--prior", "prior_path", type=path_type, help="Noise prior to use.")
 @signal_option

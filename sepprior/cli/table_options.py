@@ -12,6 +12,8 @@ import click
 from sepprior.cli.options import path_type
 from sepprior.errors import SeppriorError
 
+TABLE = ("table", "engine", "workers", "scheduler", "resume", "keep_going")
+"""Names of the parameters, in the order of `--help`."""
 SKIPPED = 3
 """Exit status of a run that is complete but for inputs that were left out."""
 

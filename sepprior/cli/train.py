@@ -11,6 +11,8 @@ import click
 
 from sepprior.cli.options import (
     DEFAULT_PRIOR,
+    READING,
+    Command,
     device_option,
     path_type,
     reading_options,
@@ -37,7 +39,19 @@ if TYPE_CHECKING:
 SPECTROGRAMS = "spectrograms"
 
 
-@click.command("train-noise")
+@click.command(
+    "train-noise",
+    cls=Command,
+    groups={
+        "Model": ("model", "config_file", "window", "steps", "seed"),
+        "Reading": READING,
+        "Output": ("output", "resume"),
+    },
+    example="""
+        sepprior train-noise noise.csv
+        sepprior train-noise night.csv day.csv --model gaussian -o lab.safetensors
+    """,
+)
 @click.argument("noise", nargs=-1, required=True, type=path_type)
 @click.option(
     "--model",
