@@ -226,13 +226,13 @@ def test_a_first_sample_that_is_missing_is_no_header(tmp_path):
 
 def test_default_column(tmp_path):
     """`value` goes before `x`; else the only numeric column without another role."""
-    other = np.arange(len(NOISE)) * 0.5
+    other = np.sin(np.arange(len(NOISE)))
     text = ["a"] * len(NOISE)
     for number, columns in enumerate(
         [
             {"x": other, "value": NOISE},
             {"other": other, "Measurement": NOISE},
-            {"note": text, "torque": NOISE, "segment": other * 0},
+            {"note": text, "torque": NOISE, "segment": 0 * other},
             {"": np.arange(len(NOISE)), "torque": NOISE},
         ]
     ):
@@ -654,7 +654,7 @@ def test_missing_empty_and_unknown_files(tmp_path):
     for text in ("# only a remark\n\n", "x\n"):
         path = write(tmp_path / "a.csv", text)
         message = message_of(read_recordings, path, column="x", sample_rate=1)
-        assert "is empty" in message or "no column" in message
+        assert "is empty" in message or "has no table of numbers" in message
         path.unlink()
     path = write(tmp_path / "a.docx", "x")
     assert "suffix '.docx'; expected .csv" in message_of(read_recordings, path)
@@ -674,7 +674,7 @@ def test_damaged_files(tmp_path, suffix, length):
 
 def test_binary_file_named_csv(tmp_path):
     path = tmp_path / "a.csv"
-    path.write_bytes("time,x\n1,2\n".encode("utf-16"))
+    path.write_bytes(b"time,x\n1,2\n" + bytes(range(256)))
     assert "is not plain text" in message_of(read_recordings, path)
 
 
@@ -1000,6 +1000,8 @@ def test_real_recordings():
         ("time/ns", 1e9),
         ("Elapsed Time (min)", 1 / 60),
         ("seconds", 1.0),
+        ("Time Stamp (h)", 1 / 3600),
+        ("timeUs", 1e6),
     ],
 )
 @pytest.mark.parametrize("kind", ["csv", "npz", "h5", "parquet"])
@@ -1039,12 +1041,20 @@ def test_a_second_line_of_units_is_no_data(tmp_path, decimal):
         read_measurements([path])
 
 
-@pytest.mark.parametrize("name", ["ts", "s", "timer", "temperature", "t1", "time (h)"])
-def test_other_names_are_no_times(tmp_path, name):
+@pytest.mark.parametrize("name", ["ts", "x", "timer", "temperature", "t1"])
+def test_other_names_are_asked_about_where_they_rise_steadily(tmp_path, name):
     path = tmp_path / "a.csv"
     pd.DataFrame({name: TIME, "voltage": NOISE}).to_csv(path, index=False)
-    with pytest.raises(SeppriorError, match="several columns"):
-        read_measurements([path])
+    for column in (None, "voltage"):
+        message = message_of(read_measurements, path, column=column)
+        assert f"say --time-column '{name}'" in message
+    (found,) = read_measurements(path, time_column=name)
+    assert found.sample_rate == RATE
+    (found,) = read_measurements(path, column="voltage", time_column="none")
+    assert found.sample_rate is None
+    pd.DataFrame({name: NOISE, "voltage": NOISE}).to_csv(path, index=False)
+    if name != "x":
+        assert "several columns" in message_of(read_measurements, path)
 
 
 def test_the_unit_is_that_of_the_times_that_are_read(tmp_path):

@@ -11,19 +11,49 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from sepprior.errors import SeppriorError
 
-_TIME = re.compile(
-    r"(?:time|t|elapsed(?: time)?|seconds|zeit|temps|tiempo)"
-    r"(?:(?:[\s_/]+|\s*[(\[]\s*)(?P<unit>s|sec|seconds|ms|us|µs|μs|ns|min)\s*[)\]]?)?"
+_SECONDS = {
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours", "std", "stunden"), 3600.0),
+    **dict.fromkeys(("min", "mins", "minute", "minutes", "minuten"), 60.0),
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds", "sek", "sekunden"), 1.0),
+    **dict.fromkeys(("ms", "msec", "msecs", "millis", "millisecond"), 1e-3),
+    **dict.fromkeys(("us", "µs", "μs", "usec", "usecs", "micros", "microsecond"), 1e-6),
+    **dict.fromkeys(("ns", "nsec", "nanos", "nanosecond"), 1e-9),
+    **dict.fromkeys(("ps", "psec", "picosecond"), 1e-12),
+    **dict.fromkeys(("d", "day", "days", "tage"), 86400.0),
+    "secondes": 1.0,
+    "segundos": 1.0,
+    "secondi": 1.0,
+    "milliseconds": 1e-3,
+    "millisekunden": 1e-3,
+    "microseconds": 1e-6,
+    "nanoseconds": 1e-9,
+    "picoseconds": 1e-12,
+}
+_TIME_WORDS = (
+    "time times t timestamp timestamps datetime elapsed date clock seconds secs millis "
+    "micros milliseconds microseconds zeit uhrzeit zeitstempel messzeit datum sekunden "
+    "temps heure horodatage tiempo hora fecha tempo ora tijd tid czas aika čas vreme "
+    "время 时间 時間 時刻"
 )
-"""Names of the column with the time, in s unless they tell another unit."""
-_SECONDS = {"ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9, "min": 60.0}
+"""Words of which one stands in the name of a time column."""
+_BESIDE_WORDS = (
+    "since start started relative rel sample sampling of the from begin beginning "
+    "local gps unix epoch posix system sys host device recording axis x value val log "
+    "logger stamp rtc measurement absolute abs in utc gmt test run point daq scan seit "
+    "beginn der de desde inicio relativ relative hh mm ss sss fff hms iso day mcu "
+    "und and"
+)
+"""Words that may stand beside those."""
+_TIMES, _BESIDE = frozenset(_TIME_WORDS.split()), frozenset(_BESIDE_WORDS.split())
 RATE_NAMES = ("sample_rate", "sampling_rate", "samplerate", "fs", "rate")
 """Names of a single number that states the sample rate in Hz."""
 PREFERRED_NAMES = ("value", "measurement", "noise", "x")
-"""Names taken without asking, in this order, where a file has several columns."""
+"""Names taken without asking, in this order, where a file has several columns; `x` not
+beside `y`."""
 
 _INDEX_ROLES = ("time", "segment", "label")  # never samples unless asked for by name
 _LISTED = 12  # names shown in an error message
@@ -47,11 +77,48 @@ class Selection:
     sample_rate: float | None = None
 
 
+@dataclass(frozen=True)
+class TimeName:
+    """What the name of a column says about times.
+
+    Attributes:
+        sure: whether it names a time; otherwise only its unit is one of time.
+        seconds: in the unit that it tells, None without one.
+    """
+
+    sure: bool
+    seconds: float | None
+
+
+@lru_cache(maxsize=1024)
+def time_name(name: str) -> TimeName | None:
+    """Read a name such as `Time (ms)`, `elapsed_s`, `Zeit in s` or `timeUs`."""
+    spelled = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.strip()).casefold()
+    spelled = re.sub(r"\b(utc|gmt)\s*[+-]?[\d:]*", " ", spelled)
+    spelled = spelled.replace("\u03bc", "µ")
+    if re.search(r"[\d°%²]", spelled):
+        return None
+    words = re.findall(r"[^\W_]+", spelled)
+    seconds = None
+    if words and words[-1] in _SECONDS and words[-1] not in ("d", "day"):
+        seconds = _SECONDS[words[-1]]
+        if words[-1] not in _TIMES:
+            words = words[:-1]
+    sure = any(word in _TIMES for word in words) and all(
+        word in _TIMES or word in _BESIDE for word in words
+    )
+    if not sure and re.search(r"[/.*]\s*\w+[\])]?\s*$", spelled):
+        return None  # a rate, such as m/s
+    return TimeName(sure, seconds) if sure or seconds is not None else None
+
+
 def role_of(name: str) -> str | None:
     """Role that a column has by its name: time, segment, label or rate, else None."""
-    name = base_name(name).lower()
-    if _TIME.fullmatch(name):
+    name = base_name(name)
+    known = time_name(name)
+    if known is not None and known.sure:
         return "time"
+    name = name.lower()
     if name in RATE_NAMES:
         return "rate"
     return name if name in ("segment", "label") else None
@@ -59,14 +126,14 @@ def role_of(name: str) -> str | None:
 
 def seconds_per_unit(name: str) -> float:
     """Seconds in the unit of a time column of this name."""
-    found = _TIME.fullmatch(base_name(name).lower())
-    return _SECONDS.get(found["unit"] or "s", 1.0) if found else 1.0
+    found = time_name(base_name(name))
+    return 1.0 if found is None or found.seconds is None else found.seconds
 
 
 def base_name(name: str) -> str:
     """Name without the groups of an HDF5 path, without surrounding blanks."""
-    name = name.strip()
-    return name if _TIME.fullmatch(name.lower()) else name.rsplit("/", 1)[-1].strip()
+    name, known = name.strip(), time_name(name)
+    return name if known and known.sure else name.rsplit("/", 1)[-1].strip()
 
 
 def choose(
@@ -76,6 +143,7 @@ def choose(
     *,
     source: str,
     kind: str,
+    hint: str = "",
 ) -> list[int]:
     """Choose the columns to read.
 
@@ -87,6 +155,7 @@ def choose(
             usable column that has no other role.
         source: the file, for messages.
         kind: what the columns are called in this format, in the singular.
+        hint: what is told where none holds numbers.
 
     Returns:
         Positions of the chosen columns, at least one; several only for a pattern.
@@ -101,10 +170,11 @@ def choose(
         for position, name in enumerate(names)
         if usable[position] and name and role_of(name) not in _INDEX_ROLES
     ]
+    plain = [base_name(names[position]).lower() for position in candidates]
     for preferred in PREFERRED_NAMES:
-        for position in candidates:
-            if base_name(names[position]).lower() == preferred:
-                return [position]
+        # beside a y, x may be the abscissa as well as the first axis of a sensor
+        if preferred in plain and not (preferred == "x" and "y" in plain):
+            return [candidates[plain.index(preferred)]]
     if len(candidates) == 1:
         return candidates
     if candidates:
@@ -114,7 +184,7 @@ def choose(
             "with --column NAME (column= in Python)"
         )
     raise SeppriorError(
-        f"{source}: no {kind} with numeric samples among: {_listing(names)}"
+        f"{source}: no {kind} with numeric samples among: {_listing(names)}{hint}"
         if names
         else f"{source}: is empty; expected a {kind} of samples"
     )

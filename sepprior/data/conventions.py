@@ -25,6 +25,8 @@ _STATED_RATES = {re.sub(r"[\W_]", "", name) for name in RATE_NAMES} | {
     "fsamp",
     "fsample",
     "framerate",
+    "abtastrate",
+    "abtastfrequenz",
 }
 _STATED_STEPS = {
     "dt",
@@ -38,6 +40,10 @@ _STATED_STEPS = {
     "xinc",
     "xincr",
     "xincrement",
+    "increment",  # of Rigol
+    "tinc",
+    "deltax",  # of LabVIEW
+    "abtastintervall",
 }
 _SPELLED = re.compile(r"(.*?)[\s_(\[]*(hz|khz|mhz|ms|us|µs|ns|s)?[)\]]*")
 

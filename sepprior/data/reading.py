@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sepprior.data.arrays import read_npy, read_npz, read_wav
 from sepprior.data.clock import Clock, Piece, fit_clock
 from sepprior.data.columns import Selection
+from sepprior.data.delimited import read_text
 from sepprior.data.gaps import fill_gaps
 from sepprior.data.listing import format_of, list_files
 from sepprior.data.recording import Recording, Segment, check_rate
@@ -33,7 +34,7 @@ from sepprior.data.series import (
     part_of,
 )
 from sepprior.data.stores import read_hdf5, read_zarr, row_shape
-from sepprior.data.tables import read_parquet, read_text
+from sepprior.data.tables import read_parquet
 from sepprior.errors import SeppriorError
 from sepprior.rates import RATE_TOLERANCE
 
