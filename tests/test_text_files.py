@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +13,13 @@ import pytest
 from click.testing import CliRunner
 
 from sepprior.cli import main
-from sepprior.data import open_measurements, read_measurements, read_recordings
+from sepprior.data import (
+    list_files,
+    open_measurements,
+    read_measurements,
+    read_recordings,
+)
+from sepprior.errors import SeppriorError
 
 RATE = 100.0
 T = np.arange(60) / RATE
@@ -56,3 +66,22 @@ def test_time_column_can_be_named_numbered_and_denied(tmp_path):
     assert (
         "no column 'clok'" in result.stderr and "did you mean 'clock'" in result.stderr
     )
+
+
+@pytest.mark.parametrize("packer", ["gz", "bz2", "xz", "zip"])
+def test_compressed_text_is_read_by_its_content(tmp_path, packer):
+    text = ("time,value\n" + rows()).encode()
+    if packer == "zip":
+        path = tmp_path / "run.CSV.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("run.csv", text)
+    else:
+        pack = {"gz": gzip, "bz2": bz2, "xz": lzma}[packer]
+        path = write(tmp_path, pack.compress(text), f"run.csv.{packer}")
+        check(write(tmp_path, pack.compress(text), "b.csv"))
+    check(path)
+    assert [item.name for item in read_measurements(path)] == ["run"]
+    assert list(list_files(path.parent))[-1] == path
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(SeppriorError, match="cannot be read as text"):
+        read_measurements(path)

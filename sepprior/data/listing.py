@@ -10,7 +10,7 @@ from pathlib import Path
 from sepprior.errors import SeppriorError
 
 SUFFIXES = {
-    "text": (".csv", ".txt", ".tsv", ".dat"),
+    "text": (".csv", ".txt", ".tsv", ".dat", ".asc", ".prn", ".tab", ".lvm"),
     "NPY": (".npy",),
     "NPZ": (".npz",),
     "WAV": (".wav", ".wave"),
@@ -19,6 +19,7 @@ SUFFIXES = {
     "Parquet": (".parquet", ".pq"),
 }
 """Endings of the names of each format's files; a Zarr store is a folder."""
+_PACKED = ("gz", "bz2", "xz", "zip")
 RESULT_ENDINGS = tuple(
     f".{kind}{suffix}"
     for kind in ("separated", "track")
@@ -28,13 +29,20 @@ RESULT_ENDINGS = tuple(
 _KNOWN = {suffix: name for name, suffixes in SUFFIXES.items() for suffix in suffixes}
 
 
+def plain_name(name: str) -> str:
+    """The name of a file without the suffix of a compressed text file."""
+    stem, dot, packed = name.rpartition(".")
+    text = Path(stem).suffix.lower() in SUFFIXES["text"]
+    return stem if dot and text and packed.lower() in _PACKED else name
+
+
 def format_of(path: Path) -> str:
-    """Format of a file by its suffix.
+    """Format of a file by its suffix, in text files before that of a compression.
 
     Raises:
         SeppriorError: the suffix is none of `SUFFIXES`.
     """
-    known = _KNOWN.get(path.suffix.lower())
+    known = _KNOWN.get(Path(plain_name(path.name)).suffix.lower())
     if known is None:
         given = f"suffix '{path.suffix}'" if path.suffix else "no suffix"
         raise SeppriorError(f"{path}: has {given}; expected {', '.join(_KNOWN)}")
@@ -105,7 +113,8 @@ def _is_store(name: str) -> bool:
 
 def _is_input(name: str, is_dir: bool) -> bool:
     """Whether an entry of a folder is to be read: of a known format, not hidden."""
-    known = Path(name).suffix.lower() in _KNOWN and not name.endswith(RESULT_ENDINGS)
+    suffix = Path(plain_name(name)).suffix.lower()
+    known = suffix in _KNOWN and not name.endswith(RESULT_ENDINGS)
     return known and is_dir == _is_store(name) and not name.startswith(".")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import lzma
 import re
 import struct
 import zipfile
@@ -23,7 +24,7 @@ from sepprior.data.clock import Clock, Piece, fit_clock
 from sepprior.data.columns import Selection
 from sepprior.data.delimited import read_text
 from sepprior.data.gaps import fill_gaps
-from sepprior.data.listing import format_of, list_files
+from sepprior.data.listing import format_of, list_files, plain_name
 from sepprior.data.recording import Recording, Segment, check_rate
 from sepprior.data.series import (
     Run,
@@ -336,6 +337,7 @@ def _readable(path: Path) -> Iterator[str]:
         struct.error,
         zipfile.BadZipFile,
         zlib.error,
+        lzma.LZMAError,
     ) as error:
         detail = " ".join(str(error).split()) or type(error).__name__
         raise SeppriorError(
@@ -400,7 +402,7 @@ def _same_segment(runs: Sequence[Run]) -> tuple[Run, ...]:
 
 def _name(series: Series, number: int) -> str:
     """Name of the measurement in run `number`, fit for a file name."""
-    parts = [Path(series.source).stem, series.suffix]
+    parts = [Path(plain_name(Path(series.source).name)).stem, series.suffix]
     if len(series.runs) > 1:
         segments = [run.segment for run in series.runs]
         told = None not in segments and len(set(segments)) == len(segments)
