@@ -57,7 +57,7 @@ def measure_null(white: Tensor) -> dict[str, Any]:
     )
     precision = torch.linalg.inv(covariance)
     distance = _distance(second, mean, precision)
-    levels = torch.linspace(0, 1, QUANTILES, dtype=torch.float64)
+    levels = torch.linspace(0, 1, QUANTILES, dtype=torch.float64).to(distance)
     return {
         "mean": mean.tolist(),
         "precision": precision.tolist(),

@@ -163,8 +163,8 @@ class Sinusoids:
         self.search: Form = self
         self.n_linear = 1 + 2 * count
         ones = torch.ones(count, dtype=torch.float64)
-        self.low = torch.as_tensor(low, dtype=torch.float64) * ones
-        self.high = torch.as_tensor(high, dtype=torch.float64) * ones
+        edges = [torch.as_tensor(edge, dtype=torch.float64) for edge in (low, high)]
+        self.low, self.high = (edge * ones.to(edge) for edge in edges)
         resolution = 1.0 / geometry.duration
         self.reach = self.alike = 0.25 * resolution * ones
         self.prior_mean = self.prior_precision = torch.zeros(
