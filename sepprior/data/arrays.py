@@ -1,19 +1,23 @@
-"""Files of arrays: NPY, NPZ and WAV.
+"""Arrays of one or two dimensions as series, and the files that hold one: NPY, sound.
 
-NPY and WAV are mapped, never read whole when they are long; the arrays of an NPZ file
-are compressed and have to fit in memory.
+NPY and WAV are mapped, never read whole when they are long.
 """
 
 from __future__ import annotations
 
+import io
+import math
+import struct
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from sepprior.data.columns import RATE_NAMES, choose, role_of, seconds_per_unit
+from sepprior.data.columns import choose
+from sepprior.data.given import time_row
+from sepprior.data.listing import need
 from sepprior.data.series import (
     MIN_SAMPLES,
     Run,
@@ -26,88 +30,131 @@ from sepprior.data.series import (
 )
 from sepprior.errors import SeppriorError
 
-
-def read_npy(
-    path: Path, column: str | int | None, rows: range | None = None
-) -> list[Series]:
-    """Read one array: a series, or several in the rows of a two-dimensional array."""
-    if column is not None:
-        raise SeppriorError(
-            f"{path}: an NPY file has no columns to choose {str(column)!r} from; leave "
-            "the column out, or save named arrays with numpy.savez"
-        )
-    try:
-        data = np.load(path, mmap_mode="r")
-    except ValueError:  # an array without samples cannot be mapped
-        data = np.load(path)
-    return rows_of(data, source=str(path), what=str(path), rows=rows)
+_OPEN_ENDED = 0x7FFFF000  # bytes that a stream states before it knows its length
 
 
-def read_npz(path: Path, column: str | int | None) -> list[Series]:
-    """Read arrays of an NPZ file; their names are the columns.
+def npy_header(
+    stream: BinaryIO, size: int, *, what: str = ""
+) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of an NPY stream of `size` bytes, without reading its samples.
 
-    An array named `time`, `segment` or `label` of the same length has that role, and a
-    single number named `sample_rate`, `fs` or `rate` is the sample rate in Hz.
+    Raises:
+        ValueError: it holds less than it declares; `what` begins the message.
     """
-    # np.load leaves a damaged file open that it opened itself
-    with path.open("rb") as stream, np.load(stream) as file:
-        headers = {name: _npz_header(file, name) for name in file.files}
-        usable = [is_series(shape, dtype) for shape, dtype in headers.values()]
-        names = list(headers)
-        rate = next(
-            (
-                stated_rate(file[name], source=str(path))
-                for name, (shape, dtype) in headers.items()
-                if name.lower() in RATE_NAMES
-                and shape in ((), (1,))
-                and dtype.kind in "iuf"
-            ),
-            None,
+    if np.lib.format.read_magic(stream) == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    else:
+        shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+    held = size - stream.tell()
+    if not dtype.hasobject and (
+        min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > held
+    ):
+        raise ValueError(
+            f"{what}declares an array of shape {str(shape)[:60]}, more than the "
+            f"{held} bytes it holds"
         )
-        chosen = choose(names, usable, column, source=str(path), kind="array")
-        result: list[Series] = []
-        for i in chosen:
-            beside = [
-                name
-                for name, (shape, _) in headers.items()
-                if name != names[i]
-                and role_of(name)
-                and shape == headers[names[i]][0][-1:]
-            ]
-            found = rows_of(
-                file[names[i]],
-                source=str(path),
-                what=f"{path}, array '{names[i]}'" if len(names) > 1 else str(path),
-                suffix=names[i] if len(chosen) > 1 else "",
-                roles={role_of(name): file[name] for name in reversed(beside)},
-                time_unit=unit_of_times(beside),
-                sample_rate=rate,
-            )
-            result.extend(found)
-    return result
+    return shape, dtype
+
+
+def check_no_objects(dtype: np.dtype[Any], *, what: str) -> None:
+    """Refuse pickled objects: reading them would run code."""
+    if dtype.hasobject:
+        raise SeppriorError(
+            f"{what}: holds pickled Python objects, which are not read since they can "
+            "run code; save numbers: numpy.save(FILE, x.astype(float))"
+        )
+
+
+def open_npy(path: Path) -> Any:
+    """The array of an NPY file, mapped."""
+    with path.open("rb") as stream:
+        _, dtype = npy_header(stream, path.stat().st_size)
+    check_no_objects(dtype, what=str(path))
+    try:
+        return np.load(path, mmap_mode="r")
+    except ValueError:  # an array without samples cannot be mapped
+        return np.load(path)
 
 
 def read_wav(path: Path, column: str | int | None) -> list[Series]:
     """Read channels of a WAV file; integer samples stay counts of the converter.
 
     The channels are the columns, numbered from 0. Samples of 24 bits, which SciPy
-    shifts to 32 bits, are shifted back.
+    shifts to 32 bits, are shifted back. A stream whose length was never filled in is
+    read to its end.
     """
     from scipy.io import wavfile
 
+    source = _closed_stream(path)
     with warnings.catch_warnings():
         # chunks with remarks; and a file cut short is an error, as when it is mapped
         warnings.filterwarnings("ignore", "Chunk .* not understood")
         warnings.filterwarnings("error", "Reached EOF prematurely")
         try:
-            rate, data = wavfile.read(path, mmap=True)
+            rate, data = wavfile.read(source, mmap=source is path)
         except wavfile.WavFileWarning as error:
             raise ValueError(str(error)) from error
         except ValueError as error:
+            if "Unknown wave file format" in str(error):
+                return read_sound(path, column)
             if "3-byte" not in str(error):
                 raise
             rate, data = wavfile.read(path)
             data = data >> 8
+    return _channels(path, data, float(rate), column)
+
+
+def _closed_stream(path: Path) -> Path | io.BytesIO:
+    """The file; a copy with its lengths filled in, where they were left open."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        riff, stated, form = struct.unpack("<4sI4s", file.read(12))
+        if riff != b"RIFF" or form != b"WAVE":
+            return path
+        place, name, length = 12, b"", 0
+        while place + 8 <= size:
+            file.seek(place)
+            name, length = struct.unpack("<4sI", file.read(8))
+            if name == b"data":
+                break
+            place += 8 + length + length % 2
+    held = size - place - 8
+    if name != b"data" or held <= 0:
+        return path
+    if length > held and length < _OPEN_ENDED:
+        raise ValueError(
+            f"it was cut short: states {length} bytes of samples, holds {held}"
+        )
+    if 0 < length <= held and stated + 8 >= place + 8 + length:
+        return path
+    whole = bytearray(path.read_bytes())
+    whole[4:8] = struct.pack("<I", min(size - 8, 0xFFFFFFFF))
+    if not 0 < length <= held:
+        whole[place + 4 : place + 8] = struct.pack("<I", min(held, 0xFFFFFFFF))
+    return io.BytesIO(whole)
+
+
+def read_sound(path: Path, column: str | int | None) -> list[Series]:
+    """Read channels of FLAC, AIFF and others; integer samples stay counts."""
+    need("soundfile", path, "this kind of sound")
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as file:
+            kind, rate = file.subtype, float(file.samplerate)
+            whole = kind in ("PCM_16", "PCM_24", "PCM_32")
+            data = np.asarray(file.read(dtype="int32" if whole else "float64"))
+    except soundfile.SoundFileError as error:
+        raise ValueError(str(error)) from error
+    if whole:  # they fill the upper bits
+        data = data >> (32 - int(kind[-2:]))
+    return _channels(path, data, rate, column)
+
+
+def _channels(
+    path: Path, data: Any, rate: float, column: str | int | None
+) -> list[Series]:
+    """Chosen channels of samples (M,) or (M, c)."""
     channels = (data[:, None] if data.ndim == 1 else data).T
     names = [str(number) for number in range(len(channels))]
     chosen = choose(
@@ -115,24 +162,59 @@ def read_wav(path: Path, column: str | int | None) -> list[Series]:
     )
     result: list[Series] = []
     for i in chosen:
-        what = f"{path}, channel {i}" if len(names) > 1 else str(path)
-        suffix = names[i] if len(chosen) > 1 else ""
-        result.extend(
-            rows_of(
-                channels[i],
-                source=str(path),
-                what=what,
-                suffix=suffix,
-                sample_rate=float(rate),
-            )
+        result += rows_of(
+            channels[i],
+            source=str(path),
+            what=f"{path}, channel {i}" if len(names) > 1 else str(path),
+            suffix=names[i] if len(chosen) > 1 else "",
+            sample_rate=rate,
         )
     return result
 
 
-def unit_of_times(names: Iterable[str]) -> float:
-    """Seconds in the unit of the first name of a time column, 1 without one."""
-    units = (seconds_per_unit(name) for name in names if role_of(name) == "time")
-    return next(units, 1.0)
+class Flat:
+    """The samples of an array whose other dimensions are 1, read slice by slice."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self.shape, self.dtype, self.ndim = flat_shape(source.shape), source.dtype, 1
+        self._long = source.shape.index(self.shape[0])
+
+    def __getitem__(self, key: Any) -> Any:
+        place: list[Any] = [0] * len(self._source.shape)
+        place[self._long] = key
+        return self._source[tuple(place)]
+
+
+def flat_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without dimensions of 1, where one other is left."""
+    size = math.prod(shape)
+    return (size,) if len(shape) > 1 and size == max(shape) > 1 else shape
+
+
+def flat(source: Any) -> Any:
+    """An array (1, M), (M, 1), ... as (M,), unread; others as they are."""
+    return source if flat_shape(source.shape) == source.shape else Flat(source)
+
+
+def laid_out(data: Any) -> tuple[Any, Values | None]:
+    """An array with recordings in its rows, and times that it holds itself.
+
+    Of an array (M, k) or (k, M), k below 16, whose first column or row rises in equal
+    steps while others do not, that one is the time in s; where it counts samples it is
+    left out.
+    """
+    data = flat(data)
+    if data.ndim != 2 or data.dtype.kind not in "iuf":
+        return data, None
+    turned = data
+    if 2 <= data.shape[1] < MIN_SAMPLES <= data.shape[0]:
+        turned = np.asarray(data[:]).T
+    if time_row(turned) is None:
+        return data, None
+    time = np.asarray(turned[0], dtype=np.float64)
+    counts = bool((np.diff(time) == 1).all())
+    return flat(turned[1:]), None if counts else time
 
 
 def rows_of(
@@ -150,7 +232,7 @@ def rows_of(
     """Series in an array: the array itself, or its rows.
 
     Args:
-        data: array-like, shape (M,) or (n, M).
+        data: array-like, shape (M,) or (n, M); see `laid_out` for others.
         source: the file.
         what: begins error messages.
         suffix: name of the array where several are read.
@@ -164,6 +246,7 @@ def rows_of(
         SeppriorError: another number of dimensions, or no real numbers.
     """
     check_dtype(data.dtype, what=what)
+    data, time = laid_out(data)
     if data.ndim not in (1, 2):
         raise SeppriorError(
             f"{what}: has {data.ndim} dimensions; expected one, or two with a "
@@ -175,7 +258,6 @@ def rows_of(
             f"recording of at least {MIN_SAMPLES} samples in each row: transpose it"
         )
     roles = roles or {}
-    time: Values | None = None
     if "time" in roles:
         time = as_values(roles["time"], what=f"{source}, time", owner=owner)
         time = scaled(time, time_unit)
@@ -215,25 +297,7 @@ def _runs(rows: int, segment: Any, label: Any) -> tuple[Run, ...]:
 
 def is_series(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
     """Whether an array may hold samples."""
-    return dtype.kind in "iuf" and len(shape) in (1, 2) and shape[-1] >= MIN_SAMPLES
-
-
-def _npz_header(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype of an array of an NPZ file, without reading its samples."""
-    member = name if name in file.zip.namelist() else f"{name}.npy"
-    with file.zip.open(member) as stream:
-        if np.lib.format.read_magic(stream) == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-        else:
-            shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
-    return shape, dtype
-
-
-def stated_rate(value: Any, *, source: str) -> float:
-    """A stated sample rate as a positive number."""
-    rate = float(np.asarray(value).reshape(-1)[0])
-    if not (np.isfinite(rate) and rate > 0):
-        raise SeppriorError(
-            f"{source}: states a sample rate of {rate:g} Hz; expected a positive number"
-        )
-    return rate
+    shape = flat_shape(shape)
+    return (
+        dtype.kind in "iuf" and len(shape) in (1, 2) and max(shape[-2:]) >= MIN_SAMPLES
+    )

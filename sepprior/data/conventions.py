@@ -45,6 +45,7 @@ _STATED_STEPS = {
     "deltax",  # of LabVIEW
     "abtastintervall",
 }
+_STATED = {"rate": "sample rate", "step": "time between samples"}
 _SPELLED = re.compile(r"(.*?)[\s_(\[]*(hz|khz|mhz|ms|us|µs|ns|s)?[)\]]*")
 
 
@@ -78,10 +79,10 @@ def rate_in(attributes: Mapping[str, Any], *, source: str) -> float | None:
             continue
         stated = _number(value, _RATE_UNITS if known[0] == "rate" else _STEP_UNITS)
         if stated is None or not (np.isfinite(stated) and stated > 0):
-            shown = str(np.ravel(value)[0])[:40]
+            shown = str(np.ravel(value)[0])[:40].removesuffix(".0")
             raise SeppriorError(
-                f"{source}: '{name}' states the sample rate as {shown}; expected a "
-                "positive number"
+                f"{source}: '{name}' states a {_STATED[known[0]]} of {shown}; "
+                "expected a positive number"
             )
         stated *= known[1]
         rates[str(name)] = stated if known[0] == "rate" else 1.0 / stated

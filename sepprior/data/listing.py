@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,7 +15,10 @@ SUFFIXES = {
     "NPY": (".npy",),
     "NPZ": (".npz",),
     "WAV": (".wav", ".wave"),
-    "HDF5": (".h5", ".hdf5", ".hdf"),
+    "sound": (".flac", ".ogg", ".aiff", ".aif", ".au", ".caf", ".w64"),
+    "MAT": (".mat",),
+    "TDMS": (".tdms",),
+    "HDF5": (".h5", ".hdf5", ".hdf", ".nc"),
     "Zarr": (".zarr",),
     "Parquet": (".parquet", ".pq"),
 }
@@ -47,6 +51,21 @@ def format_of(path: Path) -> str:
         given = f"suffix '{path.suffix}'" if path.suffix else "no suffix"
         raise SeppriorError(f"{path}: has {given}; expected {', '.join(_KNOWN)}")
     return known
+
+
+def need(package: str, path: Path, reading: str) -> None:
+    """Refuse a file whose reader is not installed.
+
+    Raises:
+        SeppriorError: it is not; the message has the command that installs it.
+    """
+    try:
+        importlib.import_module(package)
+    except (ImportError, OSError) as error:  # or without its shared library
+        raise SeppriorError(
+            f"{path}: reading {reading} needs {package}; pip install {package} (or "
+            "sepprior[io])"
+        ) from error
 
 
 def list_files(paths: str | Path | Iterable[str | Path]) -> Iterator[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import lzma
 import re
 import struct
@@ -19,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sepprior.data.arrays import read_npy, read_npz, read_wav
+from sepprior.data.arrays import read_sound, read_wav
 from sepprior.data.clock import Clock, Piece, fit_clock
 from sepprior.data.columns import Selection
 from sepprior.data.delimited import read_text
 from sepprior.data.gaps import fill_gaps
-from sepprior.data.listing import format_of, list_files, plain_name
+from sepprior.data.listing import format_of, list_files, need, plain_name
 from sepprior.data.recording import Recording, Segment, check_rate
 from sepprior.data.series import (
     Run,
@@ -34,7 +33,15 @@ from sepprior.data.series import (
     check_values,
     part_of,
 )
-from sepprior.data.stores import read_hdf5, read_zarr, row_shape
+from sepprior.data.stores import (
+    read_hdf5,
+    read_mat,
+    read_npy,
+    read_npz,
+    read_tdms,
+    read_zarr,
+    row_shape,
+)
 from sepprior.data.tables import read_parquet
 from sepprior.errors import SeppriorError
 from sepprior.rates import RATE_TOLERANCE
@@ -46,6 +53,9 @@ _FORMATS: dict[str, tuple[_Reader, str]] = {
     "NPY": (read_npy, ""),
     "NPZ": (read_npz, ""),
     "WAV": (read_wav, "scipy"),
+    "sound": (read_sound, "soundfile"),
+    "MAT": (read_mat, "scipy"),
+    "TDMS": (read_tdms, "nptdms"),
     "HDF5": (read_hdf5, "h5py"),
     "Zarr": (read_zarr, "zarr"),
     "Parquet": (read_parquet, "pyarrow"),
@@ -317,12 +327,7 @@ def _readable(path: Path) -> Iterator[str]:
     known = format_of(path)
     package = _FORMATS[known][1]
     if package:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise SeppriorError(
-                f"{path}: reading {known} needs {package}; pip install {package}"
-            ) from error
+        need(package, path, known)
     try:
         if path.stat().st_size == 0:
             raise SeppriorError(f"{path}: is empty; expected a series of numbers")
@@ -339,7 +344,7 @@ def _readable(path: Path) -> Iterator[str]:
         zlib.error,
         lzma.LZMAError,
     ) as error:
-        detail = " ".join(str(error).split()) or type(error).__name__
+        detail = " ".join(str(error).split())[:200] or type(error).__name__
         raise SeppriorError(
             f"{path}: cannot be read as {known} ({detail}); the file may be damaged, "
             "protected, or of another format than its suffix says"
