@@ -147,7 +147,7 @@ def read_sound(path: Path, column: str | int | None) -> list[Series]:
     except soundfile.SoundFileError as error:
         raise ValueError(str(error)) from error
     if whole:  # they fill the upper bits
-        data = data >> (32 - int(kind[-2:]))
+        data = np.right_shift(data, 32 - int(kind[-2:]))
     return _channels(path, data, rate, column)
 
 

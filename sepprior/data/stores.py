@@ -235,12 +235,17 @@ def read_npz(path: Path, column: str | int | None) -> list[Series]:
 def read_mat(path: Path, column: str | int | None) -> list[Series]:
     """Read variables of a MATLAB file of any version; those of a struct as a group."""
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
-    try:
-        variables = loadmat(path)
-    except NotImplementedError:  # since version 7.3 they are HDF5
+    with path.open("rb") as stream:
+        since_7_3 = b"\x89HDF" in stream.read(520)  # behind a text of 512 bytes
+    if since_7_3:
         need("h5py", path, "MATLAB files of version 7.3")
         return read_hdf5(path, column)
+    try:
+        variables = loadmat(path)
+    except (MatReadError, NotImplementedError, TypeError) as error:
+        raise ValueError(str(error)) from error
     arrays: dict[str, Any] = {}
 
     def collect(name: str, value: Any) -> None:
@@ -262,7 +267,14 @@ def read_tdms(path: Path, column: str | int | None) -> list[Series]:
     """Read channels of a TDMS file of LabVIEW, scaled."""
     from nptdms import TdmsFile
 
-    file = TdmsFile.open(path)
+    stream = path.open("rb")
+    try:
+        file = TdmsFile.open(stream)
+    except BaseException as error:
+        stream.close()
+        if isinstance(error, Exception):
+            raise ValueError(str(error)) from error
+        raise
     arrays: dict[str, Any] = {}
     attributes: dict[str, Any] = {"": file.properties}
     for group in file.groups():
@@ -271,7 +283,7 @@ def read_tdms(path: Path, column: str | int | None) -> list[Series]:
             name = f"{group.name}/{channel.name}"
             arrays[name] = _Channel(channel)
             attributes[name] = channel.properties
-    return _read_and_close(_Store(path, "channel", arrays, attributes, file), column)
+    return _read_and_close(_Store(path, "channel", arrays, attributes, stream), column)
 
 
 def _read_and_close(
