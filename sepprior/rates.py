@@ -27,11 +27,21 @@ def check_sample_rate(given: float, expected: float, *, subject: str) -> None:
     if abs(given - expected) <= RATE_TOLERANCE * expected:
         return
     up, down = resampling_factors(given, expected)
-    raise SeppriorError(
+    told = (
         f"{subject} has a sample rate of {given:.6g} Hz but the prior was trained at "
-        f"{expected:.6g} Hz: resample it with scipy.signal.resample_poly(x, {up}, "
-        f"{down}), or train a prior at {given:.6g} Hz"
+        f"{expected:.6g} Hz: "
     )
+    resample = f"resample it with scipy.signal.resample_poly(x, {up}, {down})"
+    units = (
+        "are the times in the unit that their column's name tells, as in 'time (ms)' "
+        "(seconds if it tells none)? If not, rename it, or say --time-column none and "
+        "--sample-rate HZ"
+    )
+    if max(up, down) > 10_000:
+        raise SeppriorError(told + units)
+    if not 1e-2 <= given / expected <= 1e2:
+        raise SeppriorError(f"{told}{units}. Otherwise {resample}")
+    raise SeppriorError(f"{told}{resample}, or train a prior at {given:.6g} Hz")
 
 
 def resampling_factors(given: float, wanted: float) -> tuple[int, int]:

@@ -288,8 +288,9 @@ class _Table:
         ):
             # separators at the ends of lines make an additional, empty column
             warnings.simplefilter("ignore", pd.errors.ParserWarning)
+            source: Any = lines
             with pd.read_csv(
-                lines,
+                source,
                 sep=layout.separator,
                 decimal=layout.decimal,
                 header=0,

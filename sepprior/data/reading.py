@@ -26,6 +26,7 @@ from sepprior.data.gaps import fill_gaps
 from sepprior.data.listing import format_of, list_files, need, plain_name
 from sepprior.data.recording import Recording, Segment, check_rate
 from sepprior.data.series import (
+    BLOCK,
     Run,
     Series,
     Values,
@@ -363,8 +364,13 @@ def _resolve_rate(
         check_rate(given)
     clock = None
     if series.time is not None:
+        _check_rows_differ(series)
         clock = fit_clock(
-            series.time, series.runs, what=series.source, where=series.locate
+            series.time,
+            series.runs,
+            what=series.source,
+            where=series.locate,
+            rate=series.sample_rate if given is None else given,
         )
     rates = {
         "sample_rate (--sample-rate)": given,
@@ -379,6 +385,20 @@ def _resolve_rate(
                 f"{other_rate:.6g} Hz; correct one of them (time is in seconds)"
             )
     return (known[0][1] if known else None), clock
+
+
+def _check_rows_differ(series: Series) -> None:
+    """Refuse rows that are written more than once, times and samples alike."""
+    assert series.time is not None
+    repeats = np.diff(series.time[:BLOCK]) == 0
+    equal = np.diff(series.values[:BLOCK]) == 0
+    often = repeats.mean() > 0.2 if len(repeats) else False
+    if often and equal[repeats].mean() > 0.95 and equal[~repeats].mean() < 0.5:
+        where = series.locate(1 + int(np.argmax(repeats)))
+        raise SeppriorError(
+            f"{series.source}: rows are written more than once, the first again at "
+            f"{where}; remove repeated rows"
+        )
 
 
 def _pieces(

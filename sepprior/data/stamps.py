@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,7 @@ class Stamps:
             text = "1970-01-01 " + hours + text
         stamps = _parsed(text)
         ns = stamps.astype("datetime64[ns, UTC]").astype("int64").to_numpy()
-        bad = stamps.isna().to_numpy()
+        bad = (stamps.isna() | missing).to_numpy()
         if self._origin is None and not bad.all():
             start = pd.Timestamp(int(ns[np.argmin(bad)]))
             self._origin = start.floor("D").value
@@ -87,22 +87,23 @@ def _parsed(text: pandas.Series) -> pandas.Series:
     import pandas as pd
     from pandas.tseries.api import guess_datetime_format
 
-    def parse(cells: pandas.Series, form: str, **options: bool) -> pandas.Series:
-        return pd.to_datetime(
-            cells, format=form, utc=True, errors="coerce", **options
-        ).astype("datetime64[ns, UTC]")
+    def parse(cells: Any, form: str, dayfirst: bool = False) -> Any:
+        times = pd.to_datetime(
+            cells, format=form, utc=True, errors="coerce", dayfirst=dayfirst
+        )
+        return times.astype("datetime64[ns, UTC]")
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = parse(text, "ISO8601")
-        left = found.isna()
+        left = found.isna() & (text.str.strip() != "")
         if left.any():
-            first = text[left].iloc[0]
+            first = str(text.iloc[int(np.argmax(left))])
             german = "." in first.split(" ")[0]
             form = guess_datetime_format(first, dayfirst=german)
             if form:
                 found[left] = parse(text[left], form)
-                left = found.isna()
+                left &= found.isna()
             if left.any():
-                found[left] = parse(text[left], "mixed", dayfirst=german)
+                found[left] = parse(text[left], "mixed", german)
     return found

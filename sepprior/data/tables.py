@@ -182,7 +182,8 @@ def _filled_rows(values: Sequence[Values], time: Values | None) -> int:
     """Rows without those at the end that hold nothing."""
     rows = len(values[0])
     start = max(0, rows - _series.BLOCK)
-    empty = np.isnan(np.stack([column[start:rows] for column in values])).all(0)
+    last = np.stack([column[start:rows] for column in values])
+    empty = np.asarray(np.isnan(last).all(0))
     if time is not None:
         times = time[start:rows]
         empty[1:] &= ~(times[1:] > times[:-1])
