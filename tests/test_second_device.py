@@ -1,0 +1,84 @@
+"""All of it on a device that is not the CPU, with the CPU's answers."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import sepprior
+from sepprior.config import config_from_dict
+from sepprior.data import as_recording
+from sepprior.inference import calibration
+from sepprior.training import train_noise, waveform
+from tests.conftest import SAMPLE_RATE, WINDOW, coloured_noise
+from tests.second_device import DEVICE, NAME, Remote
+
+SMALL = {"width": 4, "batch": 8, "steps": 2}
+CRITIC = {**SMALL, "critic_width": 4}
+RECIPES = {
+    "gaussian": {},
+    "specgan": {**CRITIC, "latent": 4, "warmup_steps": 1},
+    "magnitude": {**CRITIC, "latent": 4, "channels": "magnitude"},
+    "diffusion": {"width": 8, "batch": 8, "steps": 2},
+    "wavegan": CRITIC,
+    "gansynth": CRITIC,
+    "lstm": {**CRITIC, "width": 8},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Few injections, short inversions: what runs is the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        effort = dataclasses.replace(
+            waveform.EFFORT, starts=2, evaluations=2, iterations=1
+        )
+        patch.setattr(waveform, "EFFORT", effort)
+        patch.setattr(waveform, "GLANCE", effort)
+        patch.setattr(calibration, "trials_per_band", lambda window, *, joint: 6)
+        yield
+
+
+def recipe(name, **changes):
+    model = "specgan" if name == "magnitude" else name
+    table = {"model": model, "window": WINDOW, "seed": 0, **RECIPES[name], **changes}
+    return config_from_dict(table)
+
+
+@pytest.fixture(scope="module")
+def noise():
+    return as_recording(coloured_noise(45 * WINDOW, seed=1), sample_rate=SAMPLE_RATE)
+
+
+def test_the_device_is_not_the_cpu():
+    x = torch.ones(3, device=NAME)
+    assert isinstance(x, Remote) and x.device == DEVICE
+    with pytest.raises(RuntimeError, match="same device"):
+        _ = x + torch.ones(3)
+    with pytest.raises(RuntimeError):
+        x.numpy()
+    assert (2.0 * x.to("cpu")).sum().item() == 6.0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_model_trains_and_separates(name, noise, tmp_path):
+    prior = train_noise(noise, config=recipe(name), device=NAME)
+    assert prior.device == DEVICE and "calibration" in prior.metadata
+    sepprior.save_prior(prior, tmp_path / "p.safetensors")
+    here = sepprior.load_prior(tmp_path / "p.safetensors", device="cpu")
+    # The answer is that of the prior, not of least squares.
+    here.metadata.pop("heldout")
+    there = sepprior.load_prior(tmp_path / "p.safetensors", device=NAME)
+    there.metadata.pop("heldout")
+    assert here.device.type == "cpu" and there.device == DEVICE
+    x = coloured_noise(WINDOW, seed=5) + 3 * np.sin(0.7 * np.arange(WINDOW) + 1)
+    one, other = sepprior.separate(x, here), sepprior.separate(x, there)
+    assert one.status == other.status
+    for key, found in one.parameters.items():
+        again = other.parameters[key]
+        assert abs(again.value - found.value) < 0.02 * found.stderr
+        assert again.stderr == pytest.approx(found.stderr, rel=0.02)
+    drawn = there.sample(2, generator=torch.Generator().manual_seed(0)).cpu()
+    same = here.sample(2, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn, same, rtol=1e-3, atol=1e-4)
