@@ -152,7 +152,7 @@ class _Block:
 
     def column(self, i: int) -> list[str]:
         """Kinds of the cells of a column."""
-        return [row[i] if i < len(row) else "missing" for row in self.kinds]
+        return [row[i] if i < len(row) else "absent" for row in self.kinds]
 
 
 @lru_cache
@@ -199,7 +199,7 @@ def recognise(text: Text, skip: int) -> Layout:
     found = re.fullmatch(r'"?sep=(.)"?[;,\t]*', lines[told].rstrip(), re.IGNORECASE)
     if found:
         separators, lines[told] = [found[1]], ""
-    block = _find_table(lines, separators)
+    block = _find_table(text, lines, separators)
     if block is None or (len(block.lines) == 1 and block.share_of_text):
         first = next(line for line in lines if line.strip()).strip()
         raise SeppriorError(
@@ -234,15 +234,17 @@ def shortened(cell: str) -> str:
     return repr(cell if len(cell) <= _SHOWN else f"{cell[: _SHOWN - 3]}...")
 
 
-def _find_table(lines: Sequence[str], separators: Sequence[str]) -> _Block | None:
+def _find_table(
+    text: Text, lines: Sequence[str], separators: Sequence[str]
+) -> _Block | None:
     """The table for the marks that explain it best."""
-    text = "\n".join(lines)
-    decimals = [mark for mark in ".," if mark == "." or mark in text]
-    known = [mark for mark in separators if mark == BLANKS or mark in text]
+    joined = "\n".join(lines)
+    decimals = [mark for mark in ".," if mark == "." or mark in joined]
+    known = [mark for mark in separators if mark == BLANKS or mark in joined]
     choices = [_Marks(*pair) for pair in product(known, decimals)]
     block = _best(lines, choices)
     if block is None or block.share_of_text > 0:
-        groups = [mark for mark in (",", ".", "'", "\u2019", " ") if mark in text]
+        groups = [mark for mark in (",", ".", "'", "\u2019", " ") if mark in joined]
         choices += [
             _Marks(separator, decimal, mark)
             for separator, decimal, mark in product(known, decimals, groups)
@@ -253,11 +255,15 @@ def _find_table(lines: Sequence[str], separators: Sequence[str]) -> _Block | Non
         return None
     if block.marks == _Marks(",", ".") and _are_decimals(lines, block):
         block = _longest_run(lines, _Marks(BLANKS, ",")) or block
-    return _from_its_first_row(lines, block)
+    return _from_its_first_row(text, lines, block)
 
 
-def _from_its_first_row(lines: Sequence[str], block: _Block) -> _Block:
-    """The table with rows above that text or a short line sets apart from the rest."""
+def _from_its_first_row(text: Text, lines: Sequence[str], block: _Block) -> _Block:
+    """The table with rows above that a short line sets apart from the rest.
+
+    Raises:
+        SeppriorError: a line of text does.
+    """
     first, width = block.lines[0], len(block.cells[0])
     columns = [block.column(i)[0] for i in range(width)]
     start = first
@@ -278,6 +284,13 @@ def _from_its_first_row(lines: Sequence[str], block: _Block) -> _Block:
         k for k in range(start, first) if lines[k].strip() and not is_remark(lines[k])
     ]
     cells = [_cells_of(lines[k], block.marks) for k in added]
+    for k, row in zip(added, cells, strict=True):
+        if all(block.marks.kind(cell) == "text" for cell in row):
+            raise SeppriorError(
+                f"{text.path}: {shortened(lines[k].strip())} at line {k + 1} is text "
+                f"below rows of numbers; correct it, or say --skip-lines {k} "
+                "(skip_lines= in Python) if the table begins there"
+            )
     return replace(
         block,
         lines=added + block.lines,
@@ -447,7 +460,7 @@ def _is_header(block: _Block) -> bool:
     """Whether the first row of a table is its header."""
     below = block.without_first()
     for i, kind in enumerate(block.kinds[0]):
-        others = set(below.column(i)) - {"missing"}
+        others = set(below.column(i)) - {"missing", "absent"}
         if kind == "text" and others and others <= {"number", "stamp"}:
             return True
     return False
@@ -504,8 +517,10 @@ def _kind_of(kinds: Sequence[str], *, named: bool) -> str:
     counts = {kind: kinds.count(kind) for kind in ("number", "stamp", "text")}
     kind = max(counts, key=lambda key: counts[key])
     if not counts[kind]:
-        return "missing" if named else "text"
-    if kind == "number" and counts["text"] + counts["stamp"] > 0.1 * counts["number"]:
+        return "missing" if named and "missing" in kinds else "text"
+    others = counts["text"] + counts["stamp"]
+    filled = counts["number"] + others > 0.9 * len(kinds)
+    if kind == "number" and others > (1.0 if filled else 0.1) * counts["number"]:
         return "text"
     return kind
 

@@ -127,7 +127,7 @@ def collect(
 ) -> list[Series]:
     """Put the chunks of all columns together.
 
-    Rows at the end that hold neither a sample nor a later time are left out.
+    Rows at the end that hold no sample are left out.
 
     Args:
         path: the file.
@@ -148,10 +148,7 @@ def collect(
             builder.append(len(chunk[chosen.values[0]]), segment, label)
         columns = {i: spool.finish() for i, spool in spools.items()}
     runs = builder.finish()
-    rows = _filled_rows(
-        [columns[i] for i in chosen.values],
-        None if chosen.time is None else columns[chosen.time],
-    )
+    rows = _filled_rows([columns[i] for i in chosen.values])
     if rows < runs[-1].stop:
         columns = {i: part_of(values, 0, rows) for i, values in columns.items()}
         runs = tuple(
@@ -178,15 +175,12 @@ def collect(
     ]
 
 
-def _filled_rows(values: Sequence[Values], time: Values | None) -> int:
-    """Rows without those at the end that hold nothing."""
+def _filled_rows(values: Sequence[Values]) -> int:
+    """Rows without those at the end that hold no sample."""
     rows = len(values[0])
     start = max(0, rows - _series.BLOCK)
     last = np.stack([column[start:rows] for column in values])
     empty = np.asarray(np.isnan(last).all(0))
-    if time is not None:
-        times = time[start:rows]
-        empty[1:] &= ~(times[1:] > times[:-1])
     if empty.all():  # said by others
         return rows
     return start + len(empty) - int(np.argmin(empty[::-1]))

@@ -36,7 +36,7 @@ _PLAIN = str.maketrans(
         "\ufeff": None,
     }
 )
-_REMARK = re.compile(r"^[ \t]*#(?!N/?A\b).*\n?", re.MULTILINE)
+_REMARK = re.compile(r"^[ \t]*#(?!N/?A\b|[A-Z]+[/\d]*[!?]).*\n?", re.MULTILINE)
 
 
 @dataclass(frozen=True)
