@@ -223,6 +223,7 @@ def _describe(
         prior.metadata.get("novelty"),
         outcome.gls.residual.view_as(record.x),
         record.present,
+        novelty.fitted_directions(form, record, outcome.whitener, outcome.gls.theta),
     )
     chosen, theta = gls, outcome.gls.theta
     raw = outcome.gls.covariance

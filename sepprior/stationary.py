@@ -6,7 +6,7 @@ Everything here streams over blocks, so a recording need not fit in memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 import numpy as np
@@ -14,7 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sepprior.transforms import MAX_DENSE_WINDOW, cholesky_covariance, toeplitz
+from sepprior.transforms import (
+    MAX_DENSE_WINDOW,
+    MAX_FILTER_ORDER,
+    cholesky_covariance,
+    levinson,
+    toeplitz,
+)
 
 CONTINUUM_PERIODOGRAM = 16
 """Periodogram length of the continuum estimate, in windows."""
@@ -28,6 +34,8 @@ JUDGE_EVERY = 8
 """Of so many short blocks one helps to judge the estimates from the others."""
 FEWEST_JUDGES, JUDGES = 8, 64
 """Windows at least and at most that these are judged by."""
+FOLDS = 4
+"""Parts of a short recording, each predicted by what the others say."""
 
 
 def autocovariance(
@@ -190,6 +198,72 @@ def _weights(present: NDArray[np.bool_], *, longest: float) -> NDArray[np.float6
     ramp = np.clip((after - before - 1) / 8, 1.0, max(1.0, longest))
     depth = np.minimum(place - before, after - place) - 0.5
     return np.sin(0.5 * np.pi * np.clip(depth / ramp, 0.0, 1.0)) ** 2
+
+
+def autoregressive_order(
+    blocks: Sequence[np.ndarray], *, n_lags: int, mean: float
+) -> int | None:
+    """Order p of the autoregressive process that predicts a short recording best.
+
+    N lags from a few windows follow the noise of their own estimate. Each of `FOLDS`
+    parts is predicted, sample by sample, with the coefficients of the Yule-Walker
+    equations of the others; the likeliest of p = 0, 1, 2, 4, ... is chosen.
+
+    Args:
+        blocks: the recording, one-dimensional arrays in data units; NaN marks gaps.
+        n_lags: N.
+        mean: level to subtract.
+
+    Returns:
+        The order; None where all N lags predict as well as any fewer.
+    """
+    from scipy.signal import oaconvolve
+
+    present = [np.isfinite(block) for block in blocks]
+    filled = [np.where(p, b - mean, 0.0) for p, b in zip(present, blocks, strict=True)]
+    count = sum(int(p.sum()) for p in present)
+    full = (n_lags if n_lags <= MAX_DENSE_WINDOW else MAX_FILTER_ORDER) - 1
+    orders = [0, *(2**i for i in range(64) if 2**i < min(full, count / FOLDS)), full]
+    total = np.zeros(len(orders))
+    place = np.cumsum(np.concatenate(present)) * FOLDS // (count + 1)
+    cuts = np.cumsum([b.size for b in blocks])[:-1]
+    folds = np.split(place, cuts)
+    for fold in range(FOLDS):
+        sums = _Sums(n_lags)
+        for block, here in zip(blocks, folds, strict=True):
+            rest = np.where(here == fold, np.nan, block)
+            if np.isfinite(rest).any():
+                sums.add(rest)
+        _, covariance = sums.estimates(mean)
+        for i, order in enumerate(orders):
+            taps, variance = _prediction(covariance, order)
+            for x, p, here in zip(filled, present, folds, strict=True):
+                error = oaconvolve(x, taps.numpy())[: x.size][p & (here == fold)]
+                total[i] += (error**2 / variance + math.log(variance)).sum()
+    best = int(total.argmin())
+    return None if best == len(orders) - 1 else orders[best]
+
+
+def autoregressive(autocovariance: Tensor, order: int, *, n_lags: int) -> Tensor:
+    """Autocovariance (n_lags,) of the AR process with the first `order` + 1 lags."""
+    taps, _ = _prediction(autocovariance, order)
+    r = torch.zeros(n_lags, dtype=torch.float64)
+    r[: order + 1] = autocovariance[: order + 1]
+    back = -taps[1:].flip(0)
+    for lag in range(order + 1, n_lags if order else 0):
+        r[lag] = back @ r[lag - order : lag]
+    return r.to(autocovariance.device)
+
+
+def _prediction(autocovariance: Tensor, order: int) -> tuple[Tensor, float]:
+    """`levinson` for any order, also 0; a variance that is never below rounding."""
+    least = max(1e-12 * float(autocovariance[0]), 1e-300)
+    if not order:
+        return torch.ones(1, dtype=torch.float64), max(float(autocovariance[0]), least)
+    raised = autocovariance.double().cpu().clone()
+    raised[0] *= 1.0 + 1e-9
+    taps, variance = levinson(raised, order)
+    return taps, max(float(variance), least)
 
 
 def continuum_autocovariance(

@@ -10,6 +10,8 @@ from scipy.signal import lfilter
 
 from sepprior.stationary import (
     autocovariance,
+    autoregressive,
+    autoregressive_order,
     continuum_autocovariance,
     expected_periodogram,
 )
@@ -266,3 +268,33 @@ def test_expected_periodogram_is_the_quadratic_form_of_the_covariance():
     wave = torch.polar(torch.ones_like(angle), angle)
     exact = (wave.conj() @ toeplitz(rho).cdouble() * wave).sum(-1).real / 24
     torch.testing.assert_close(found, exact)
+
+
+# --- autoregressive processes ---------------------------------------------------------
+
+
+def test_the_lags_of_an_autoregressive_process_go_on():
+    r = 0.6 ** torch.arange(40, dtype=torch.float64)
+    for order in (1, 2, 8):
+        found = autoregressive(r, order, n_lags=60)
+        expected = 0.6 ** torch.arange(60, dtype=torch.float64)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
+    assert autoregressive(r, 0, n_lags=3).tolist() == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.statistical
+def test_short_recordings_are_described_by_few_coefficients():
+    """White noise by none, AR(1) by one or a few, a line by very many."""
+    rng = np.random.default_rng(3)
+    orders = {"white": [], "ar": [], "line": []}
+    t = np.arange(3000)
+    for _ in range(5):
+        white = rng.standard_normal(3000)
+        line = 5 * np.sin(0.7 * t + rng.uniform(0, 6)) + white
+        for name, x in ("white", white), ("ar", ar1(rng, 3000, 0.6)), ("line", line):
+            gap = x.copy()
+            gap[500:520] = np.nan
+            orders[name].append(autoregressive_order([gap], n_lags=100, mean=0.0))
+    assert max(orders["white"]) <= 4 and orders["white"].count(0) >= 2
+    assert min(orders["ar"]) >= 1 and max(orders["ar"]) <= 8
+    assert all(order is None or order >= 16 for order in orders["line"])

@@ -28,7 +28,14 @@ from sepprior.data import (
 )
 from sepprior.errors import SeppriorError
 from sepprior.priors import GaussianPrior, Prior, SpecGANPrior, beats_gaussian
-from sepprior.training import contract, moments, resume_path, train, train_noise
+from sepprior.training import (
+    contract,
+    moments,
+    resume_path,
+    train,
+    train_noise,
+    uncertainty,
+)
 from sepprior.training import train as train_function
 from sepprior.training.gan import RECONSTRUCTION_WEIGHT, SpecGANTrainer
 from sepprior.training.noise_model import NoiseModel
@@ -766,14 +773,14 @@ def test_memory_mapped_recording_in_small_blocks(quick, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(contract, "BLOCK", 64 * WINDOW)
     largest = []
-    blocks = train_module.iterate_blocks
+    blocks = uncertainty.iterate_blocks
 
     def watch(recording: Recording, *, block: int):
         for part in blocks(recording, block=block):
             largest.append(len(part))
             yield part
 
-    monkeypatch.setattr(train_module, "iterate_blocks", watch)
+    monkeypatch.setattr(uncertainty, "iterate_blocks", watch)
     _, prior = finish(train(mapped, config, device="cpu"))
     assert max(largest) == 64 * WINDOW and len(largest) > 4
     # Blocks lose only the pairs across their ends.

@@ -32,6 +32,8 @@ BANDS = ((1.0, 1.6), (1.6, 2.5), (2.5, 8.0), (8.0, 36.0), (36.0, math.inf))
 SIGNAL_TO_NOISE = (8.0, 100.0)
 """Amplitude over its GLS standard error, log-uniform."""
 BATCH = 100
+TRIALS_PER_WINDOW, FEWEST_TRIALS = 10, 200
+"""Most injections in a band for each window of noise, but so many at least."""
 UNSEEN_SHARE = 4
 """One injection in held-out noise for so many in all noise."""
 
@@ -51,6 +53,7 @@ def measure_calibration(
     *,
     joint: bool,
     seed: int,
+    n_windows: int | None = None,
     unseen: Crops | None = None,
     n_unseen: int = 0,
 ) -> dict[str, Any]:
@@ -66,6 +69,7 @@ def measure_calibration(
         crops: windows of noise.
         joint: calibrate the joint solver, else GLS and the robust fit.
         seed: of the injected parameters.
+        n_windows: windows of noise there are, so that few are not drawn too often.
         unseen: windows of noise the prior has not seen, if there are enough.
         n_unseen: how many of them are independent.
 
@@ -77,6 +81,8 @@ def measure_calibration(
     n = prior.window
     bands = [(low, min(high, 0.45 * n)) for low, high in BANDS if low < 0.45 * n]
     count = trials_per_band(n, joint=joint)
+    if n_windows is not None:
+        count = min(count, max(FEWEST_TRIALS, TRIALS_PER_WINDOW * n_windows))
     errors = _errors(prior, crops, bands, count, joint=joint, rng=rng)
     fresh = {}
     if unseen is not None:

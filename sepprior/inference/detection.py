@@ -197,6 +197,23 @@ def measure_gains(
     return {"cycles": edges, "step": GAIN_STEP, "gains": rows}
 
 
+def both_gains(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """A table with the deviations from Gaussian noise of two, of the same windows.
+
+    The last deviation of a shorter row goes on.
+    """
+    rows = []
+    for pair in zip(one["gains"], other["gains"], strict=True):
+        expected = one["step"] * np.arange(max(map(len, pair)))
+        total = expected.copy()
+        for row in pair:
+            deviation = np.array(row) - expected[: len(row)]
+            total += np.pad(deviation, (0, len(total) - len(row)), mode="edge")
+        rising = np.maximum.accumulate(total - 1e-6 * np.arange(len(total)))
+        rows.append((rising + 1e-6 * np.arange(len(total))).tolist())
+    return {**one, "gains": rows}
+
+
 def _recorded_gains(
     noise: Tensor, autocovariance: Tensor, edges: list[float], *, sample_rate: float
 ) -> Iterator[tuple[float, int, NDArray[np.float64]]]:

@@ -25,17 +25,16 @@ from sepprior.data import (
     as_recording,
     consecutive_windows,
     data_hash,
-    iterate_blocks,
     split_recording,
 )
 from sepprior.errors import SeppriorError
 from sepprior.priors import GaussianPrior, Prior
-from sepprior.stationary import autocovariance
-from sepprior.training.contract import Task, Trainer, block_size, unheard
+from sepprior.training.contract import Task, Trainer, unheard
 from sepprior.training.parallel import current_ranks, join_processes
 from sepprior.training.registry import build_trainer
 from sepprior.training.state import check_continued, pack, resume_path, unpack
 from sepprior.training.steps import diverged
+from sepprior.training.uncertainty import spectrum_of
 from sepprior.training.validate import validate
 
 VALIDATION_WINDOWS = 128
@@ -87,10 +86,7 @@ def train(
         validation_fraction=config.validation_fraction,
     )
     try:
-        level, covariance = autocovariance(
-            iterate_blocks(training, block=block_size(config.window)),
-            n_lags=config.window,
-        )
+        level, covariance, _ = spectrum_of(training, config.window)
         gaussian = GaussianPrior(
             covariance, level=level, sample_rate=recording.sample_rate
         )

@@ -9,16 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sepprior.data import Recording, consecutive_windows, random_crops
-from sepprior.errors import SeppriorError
+from sepprior.data import Recording, consecutive_windows
 from sepprior.inference.calibration import measure_calibration
-from sepprior.inference.detection import measure_gains
+from sepprior.inference.detection import both_gains, measure_gains
 from sepprior.inference.novelty import measure_null
 from sepprior.priors import GaussianPrior, Prior, beats_gaussian
 from sepprior.training.heldout import heldout_facts
+from sepprior.training.uncertainty import FEW_WINDOWS, PossibleNoise, recorded_crops
 
-FEWEST_WINDOWS = 40
-"""Independent windows of noise needed before error bars are calibrated on them."""
+FEWEST_UNSEEN = 4
+"""Held-out windows from which error bars are compared with those in noise seen."""
+POSSIBLE_WINDOWS, POSSIBLE_SAMPLES = 10_000, 2**22
+"""Simulated windows, and samples in them, that what few windows allow is learned by."""
 NULL_WINDOWS = 2000
 NULL_SAMPLES = 2**23
 """Samples, of windows of one part together, that statistics of noise are taken from."""
@@ -38,8 +40,8 @@ def validate(
     """Held-out likelihood, calibration of the error bars, and what is normal.
 
     Error bars are calibrated on the whole recording, those of the joint solver also on
-    the held-out part where it is long enough; with less than 40 windows in all nothing
-    is calibrated.
+    the held-out part. Where noise is short, what it leaves unknown of its spectrum
+    widens everything; see `sepprior.training.uncertainty`.
 
     Args:
         prior: the trained prior.
@@ -51,7 +53,7 @@ def validate(
 
     Returns:
         Metadata ``heldout`` (nats per sample of both, gain, standard error),
-        ``calibration``, ``novelty`` and ``gains`` where there is noise enough.
+        ``calibration``, ``novelty`` and ``gains``.
     """
     window = prior.window
     # A trainer that has fitted to held-out noise brings a score of its own.
@@ -61,39 +63,57 @@ def validate(
         facts["heldout"] = heldout_facts(own, reference)
     rng = np.random.default_rng(seed)
     parts = [p for p in (training, validation) if p.n_samples >= window]
-    if sum(p.n_samples for p in parts) // window < FEWEST_WINDOWS:
-        return facts
+    possible = PossibleNoise.of(training, gaussian, rng)
+
+    def crops(n: int) -> np.ndarray:
+        return possible.crops(parts, n, rng)
+
+    n_windows = sum(p.n_samples for p in parts) // window
     table = measure_calibration(
-        prior, lambda n: _crops(parts, window, n, rng), joint=False, seed=seed
+        prior, crops, joint=False, seed=seed, n_windows=n_windows
     )
     # Where the prior adds nothing, separation answers by least squares.
     if prior.learned and beats_gaussian(facts["heldout"]):
         n_unseen = validation.n_samples // window
-        unseen = None
-        if n_unseen >= FEWEST_WINDOWS:
-            unseen = unseen_crops(training, validation, window, rng)
+
+        def held_out(n: int) -> np.ndarray:
+            return recorded_crops([validation], window, n, rng)
+
         table |= measure_calibration(
             prior,
-            lambda n: _crops(parts, window, n, rng),
+            crops,
             joint=True,
             seed=seed + 1,
-            unseen=unseen,
+            n_windows=n_windows,
+            unseen=held_out if n_unseen >= FEWEST_UNSEEN else None,
             n_unseen=n_unseen,
         )
     facts["calibration"] = table
-    most = max(FEWEST_WINDOWS, min(NULL_WINDOWS, NULL_SAMPLES // window))
+    most = max(FEW_WINDOWS, min(NULL_WINDOWS, NULL_SAMPLES // window))
     windows = [
         consecutive_windows(p, window=window, hop=max(1, window // 2), limit=most)
         for p in parts
     ]
     x = torch.from_numpy(np.concatenate(windows)).to(prior.device) - gaussian.level
-    whitened = [gaussian.features(p) for p in x.split(max(1, AT_ONCE // window))]
-    facts["novelty"] = measure_null(torch.cat(whitened))
-    del windows, whitened
-    facts["gains"] = measure_gains(
-        x, gaussian.autocovariance.to(x), sample_rate=prior.sample_rate
+    n_simulated = min(POSSIBLE_WINDOWS, POSSIBLE_SAMPLES // window)
+    simulated = torch.from_numpy(possible.simulated(n_simulated, rng)).to(x)
+    groups = simulated.chunk(max(1, len(possible.whiteners))) if len(simulated) else ()
+    facts["novelty"] = measure_null(
+        _whitened(gaussian, x), [_whitened(gaussian, group) for group in groups]
     )
+    covariance = gaussian.autocovariance.to(x)
+    rate = prior.sample_rate
+    facts["gains"] = measure_gains(x, covariance, sample_rate=rate)
+    if len(simulated):
+        allowed = measure_gains(simulated, covariance, sample_rate=rate)
+        facts["gains"] = both_gains(facts["gains"], allowed)
     return facts
+
+
+def _whitened(gaussian: GaussianPrior, x: Tensor) -> Tensor:
+    """Windows (n, N) without the level, whitened some at a time."""
+    some = x.split(max(1, AT_ONCE // gaussian.window))
+    return torch.cat([gaussian.features(part) for part in some])
 
 
 def unseen_crops(
@@ -108,24 +128,7 @@ def unseen_crops(
         A function of the number of windows, or None with less than 40 windows in all.
     """
     parts = [p for p in (training, validation) if p.n_samples >= window]
-    if sum(p.n_samples for p in parts) // window < FEWEST_WINDOWS:
+    if sum(p.n_samples for p in parts) // window < FEW_WINDOWS:
         return None
-    source = [validation] if validation.n_samples // window >= FEWEST_WINDOWS else parts
-    return lambda n: _crops(source, window, n, rng)
-
-
-def _crops(
-    parts: list[Recording], window: int, n: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Windows from several parts in proportion to their length, (n, N)."""
-    weights = np.array([p.n_samples for p in parts], dtype=float)
-    counts = rng.multinomial(n, weights / weights.sum())
-    drawn = []
-    for part, count in zip(parts, counts, strict=True):
-        if not count:
-            continue
-        try:
-            drawn.append(random_crops(part, window=window, n=int(count), generator=rng))
-        except SeppriorError:
-            continue  # a part whose pieces are all shorter than a window
-    return np.concatenate(drawn)
+    source = [validation] if validation.n_samples // window >= FEW_WINDOWS else parts
+    return lambda n: recorded_crops(source, window, n, rng)
