@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,8 +15,15 @@ from sepprior.data import MIN_SAMPLES, given
 from sepprior.errors import SeppriorError
 
 
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """Measurements (B, N), float64, NaN where missing, that were checked before."""
+
+    rows: np.ndarray
+
+
 def checked_measurements(
-    x: ArrayLike | Tensor, *, sample_rate: float | None
+    x: ArrayLike | Tensor | Checked, *, sample_rate: float | None
 ) -> tuple[bool, np.ndarray, float | None]:
     """Measurements as (B, N) float64, and what is known of them.
 
@@ -25,6 +33,8 @@ def checked_measurements(
         Whether there was a single one; the measurements; the sample rate in Hz that
         was given or came with them, None without one.
     """
+    if isinstance(x, Checked):
+        return False, x.rows, sample_rate
     found = given(x, what="x")
     raw = found.values
     data = np.ascontiguousarray(np.atleast_2d(raw))

@@ -1,4 +1,4 @@
-"""The one exception users meet."""
+"""The one exception users meet, and the one warning."""
 
 
 class SeppriorError(ValueError):
@@ -7,3 +7,7 @@ class SeppriorError(ValueError):
     The message is one line: what was given, what was expected and what to do. The
     command line prints it and exits with status 2.
     """
+
+
+class SeppriorWarning(UserWarning):
+    """Input that is used, but not as it stands: what was left out, and how much."""

@@ -217,6 +217,8 @@ def fit_summary(measurement: Measurement, result: Separation) -> dict[str, Any]:
             "name": measurement.name,
             "source": measurement.source,
             "samples": len(measurement.values),
+            "missing": int(np.isnan(measurement.values).sum()),
+            "notes": list(measurement.notes),
             "start": measurement.start,
         },
     }

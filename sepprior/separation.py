@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from sepprior.arguments import (
+    Checked,
     check_options,
     check_signal,
     checked_band,
@@ -51,7 +52,7 @@ Objective = Literal["joint", "plain"]
 
 
 def separate(
-    x: ArrayLike | Tensor,
+    x: ArrayLike | Tensor | Checked,
     prior: Prior,
     *,
     signal: Signal = "sinusoid",

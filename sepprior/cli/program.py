@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 import click
 
-from sepprior.errors import SeppriorError
+from sepprior.errors import SeppriorError, SeppriorWarning
 
 
 class InputError(click.ClickException):
@@ -31,6 +31,7 @@ class Program(click.Group):
         """Run a command: status 2 for input that cannot be used, 130 on Ctrl-C."""
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
+            warnings.simplefilter("always", SeppriorWarning)
             try:
                 return super().invoke(ctx)
             except SeppriorError as error:

@@ -270,6 +270,7 @@ def separate_command(
 
     import numpy as np
 
+    from sepprior.arguments import Checked
     from sepprior.separation import separate
 
     results: dict[int, Separation] = {}
@@ -278,7 +279,7 @@ def separate_command(
         x = values[0][None] if len(values) == 1 else np.stack(values)
         x.flags.writeable = False  # so that it is not copied once more
         batch = separate(
-            x,
+            Checked(x),
             prior,
             signal=form,
             sample_rate=rate,

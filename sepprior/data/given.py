@@ -21,6 +21,7 @@ from sepprior.data.clock import fit_clock
 from sepprior.data.columns import role_of, seconds_per_unit
 from sepprior.data.conventions import decoded, rate_in
 from sepprior.data.gaps import fill_gaps
+from sepprior.data.screening import screened
 from sepprior.data.series import MIN_SAMPLES, Run, sample_number
 from sepprior.errors import SeppriorError
 from sepprior.rates import RATE_TOLERANCE
@@ -89,7 +90,17 @@ def given(item: Any, *, what: str) -> Given:
             f"{what}, row 0: rises in equal steps, as times do; give the samples "
             "without the times, and sample_rate in Hz"
         )
-    return found
+    return replace(found, values=_screened(found.values, what=what))
+
+
+def _screened(values: NDArray[Any], *, what: str) -> NDArray[Any]:
+    """Samples without numbers that are no readings."""
+    if values.ndim == 1:
+        return np.asarray(screened(values, what=what, where=sample_number)[0])
+    before = list(values)
+    rows = [_screened(row, what=f"{what}, row {k}") for k, row in enumerate(before)]
+    same = all(row is old for row, old in zip(rows, before, strict=True))
+    return values if same else np.stack(rows)
 
 
 def is_list(item: Any) -> bool:

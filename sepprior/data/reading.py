@@ -25,6 +25,7 @@ from sepprior.data.delimited import read_text
 from sepprior.data.gaps import fill_gaps
 from sepprior.data.listing import format_of, list_files, need, plain_name
 from sepprior.data.recording import Recording, Segment, check_rate
+from sepprior.data.screening import screened
 from sepprior.data.series import (
     BLOCK,
     Run,
@@ -76,6 +77,7 @@ class MeasurementStream:
         values: samples in the file's units, NaN where missing, shape (N,): a float64
             array, or a series whose slices are float64 arrays.
         sample_rate: in Hz; None if neither the file nor the caller told it.
+        notes: what was left out of the samples, and why.
     """
 
     name: str
@@ -83,6 +85,7 @@ class MeasurementStream:
     start: float
     values: Values
     sample_rate: float | None
+    notes: tuple[str, ...] = ()
 
     def load(self) -> Measurement:
         """The whole measurement in memory."""
@@ -92,6 +95,7 @@ class MeasurementStream:
             start=self.start,
             values=np.array(self.values[0 : len(self.values)]),
             sample_rate=self.sample_rate,
+            notes=self.notes,
         )
 
 
@@ -106,6 +110,7 @@ class Measurement:
         start: time of the first sample in s; without a sample rate, its number.
         values: samples in the file's units, shape (N,), NaN where missing.
         sample_rate: in Hz; None if neither the file nor the caller told it.
+        notes: what was left out of the samples, and why.
     """
 
     name: str
@@ -113,6 +118,7 @@ class Measurement:
     start: float
     values: NDArray[np.float64]
     sample_rate: float | None
+    notes: tuple[str, ...] = ()
 
     @property
     def time(self) -> NDArray[np.float64]:
@@ -283,6 +289,7 @@ def open_measurements(
                     locate=series.locate,
                 ),
                 sample_rate=rate,
+                notes=series.notes,
             )
 
 
@@ -304,9 +311,14 @@ def _read_file(path: Path, selection: Selection, rows: range | None) -> list[Ser
         else:
             table = known in _TABLES
             result = _FORMATS[known][0](path, selection if table else selection.column)
-    for series in result:
-        check_not_empty(series.values, what=series.what)
-    return result
+    return [_screened(series) for series in result]
+
+
+def _screened(series: Series) -> Series:
+    """The series without numbers that are no readings."""
+    check_not_empty(series.values, what=series.what)
+    values, notes = screened(series.values, what=series.what, where=series.locate)
+    return replace(series, values=values, notes=notes)
 
 
 def shape_of_rows(path: Path, *, column: str | int | None) -> tuple[int, int] | None:

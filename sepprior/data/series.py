@@ -92,8 +92,9 @@ class LazySeries:
 
 def part_of(values: Values, start: int, stop: int) -> Values:
     """Samples `start` to `stop` of a series, without reading or copying them."""
-    if isinstance(values, LazySeries):
-        return values.part(start, stop)
+    part = getattr(values, "part", None)
+    if part is not None:
+        return part(start, stop)
     return values[start:stop]
 
 
@@ -187,6 +188,7 @@ class Series:
         runs: the rows in parts that must not be joined.
         sample_rate: rate in Hz that the file states as a number, None if it does not.
         locate: names the place of a row in the file, for error messages.
+        notes: what was left out of the samples, and why.
     """
 
     source: str
@@ -197,6 +199,7 @@ class Series:
     runs: tuple[Run, ...] = ()
     sample_rate: float | None = None
     locate: Callable[[int], str] = sample_number
+    notes: tuple[str, ...] = ()
 
 
 class RunBuilder:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sepprior.arguments import Checked
 from sepprior.data import MIN_SAMPLES
 from sepprior.data.series import Values
 from sepprior.errors import SeppriorError
@@ -205,7 +206,7 @@ def _separate(
             "number of sinusoids: give a positive integer"
         )
     return separate(
-        x,
+        Checked(x),
         prior,
         signal=options.signal,
         sample_rate=rate,
