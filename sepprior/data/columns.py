@@ -24,6 +24,7 @@ _SECONDS = {
     **dict.fromkeys(("ns", "nsec", "nanos", "nanosecond"), 1e-9),
     **dict.fromkeys(("ps", "psec", "picosecond"), 1e-12),
     **dict.fromkeys(("d", "day", "days", "tage"), 86400.0),
+    **{"с": 1.0, "сек": 1.0, "мс": 1e-3, "мкс": 1e-6},  # noqa: RUF001
     "secondes": 1.0,
     "segundos": 1.0,
     "secondi": 1.0,

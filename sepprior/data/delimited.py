@@ -204,6 +204,12 @@ def _values(
             free, layout.counters, layout.kinds, strict=True
         )
     ]
+    several = sum(numeric) > 1 or "text" in layout.kinds
+    if several:  # a number of the row is no sample
+        free = [
+            ok and not counter
+            for ok, counter in zip(free, layout.counters, strict=True)
+        ]
     text = [
         f", such as {shortened(cell)} in '{name}'"
         for cell, kind, name in zip(
@@ -284,7 +290,7 @@ class _Table:
         header = mark.join(map(str, range(len(layout.names)))) + "\n"
         with (
             warnings.catch_warnings(),
-            self.text.lines(layout.first, header=header) as lines,
+            self.text.lines(layout.first, header, mark) as lines,
         ):
             # separators at the ends of lines make an additional, empty column
             warnings.simplefilter("ignore", pd.errors.ParserWarning)

@@ -47,8 +47,8 @@ STAMP = re.compile(
 _UNIT_WORDS = (
     "v volt volts mv uv µv kv a amp amps ma ua µa w mw hz khz g mg m/s m/s² m/s2 m/s^2 "
     "mm/s um/s µm/s °c ℃ degc c °f k kelvin pa hpa kpa mpa bar mbar psi n kn nm rad "
-    "deg ° °/s deg/s dps rad/s % db dbm dbv ohm ω kω mt ut µt nt gauss sequence smp "
-    "avg ts rn lsb count counts m mm um µm cm kg l/min lux rpm f pf nf ppm µe"
+    "deg ° °/s deg/s dps rad/s % db dbm dbv ohm ω kω mt ut µt nt gauss sequence "
+    "ts rn lsb count counts m mm um µm cm kg l/min lux rpm f pf nf ppm µe"
 )
 _UNITS = frozenset(_UNIT_WORDS.split())
 _VALUE = r"[-+]?[\d.]+(?:[eE][-+]?\d+)?(?:\s?[a-zA-Zµ]+)?"
@@ -248,7 +248,7 @@ def _find_table(
         choices += [
             _Marks(separator, decimal, mark)
             for separator, decimal, mark in product(known, decimals, groups)
-            if mark not in (separator, decimal) and (mark, separator) != (" ", BLANKS)
+            if mark != decimal and (mark, separator) != (" ", BLANKS)
         ]
         block = _best(lines, choices)
     if block is None:
@@ -389,8 +389,6 @@ def _header(
     if not top and _is_numbered_header(block):
         return block.cells[0], [], block.without_first()
     remarks = [k for k in top if _unmarked(lines[k]) is not None]
-    if lines[: block.lines[0]] and lines[0].startswith(("TOA5", '"TOA5"')):
-        return marks.split(lines[1]), marks.split(lines[2]), block
     plain = [k for k in top if not is_remark(lines[k])]
     if plain and not (plain[-1] in remarks and _unmarked(lines[plain[-1]])):
         names, units = _names_above(text, lines, plain, block)
@@ -429,12 +427,14 @@ def _names_above(
         )
     if "number" in kinds and _PREAMBLE.search(row[0]):
         return [], []
-    if _are_units(row, marks):
-        units = [cell.strip("()[] ") for cell in row]
-        if len(plain) > 1 and plain[-2] == plain[-1] - 1:
-            names = _matching(lines[plain[-2]], block)
-            if _can_be_names(names, row, marks):
-                return names, units
+    # units stand below the names, and above a line of remarks in some formats
+    for k in plain[-1:-3:-1]:
+        if plain[-1] - k > 1 or k - 1 not in plain:
+            break
+        units = _matching(lines[k], block)
+        names = _matching(lines[k - 1], block)
+        if _are_units(units, marks) and _can_be_names(names, units, marks):
+            return names, [cell.strip("()[] ") for cell in units]
     return row, []
 
 
@@ -551,7 +551,12 @@ def _rising(block: _Block, width: int) -> dict[str, tuple]:
 def _stated_rate(top: Sequence[str], block: _Block) -> float | None:
     """Sample rate in Hz that settings above or beside a table state."""
     lines = [*top, *(",".join(row) for row in block.cells[:32])]
-    pairs: list[tuple[str, str]] = []
+    number = number_pattern(block.marks.decimal, None)
+    pairs = [
+        (upper, lower.strip().replace(block.marks.decimal, "."))
+        for upper, lower in pairwise(lines)
+        if number.fullmatch(lower.strip().casefold())
+    ]
     rows = [re.split(r"[,;\t]", line) for line in lines]
     for upper, lower in pairwise(rows):
         pairs += list(zip(upper, lower, strict=False))
@@ -559,7 +564,7 @@ def _stated_rate(top: Sequence[str], block: _Block) -> float | None:
         pairs += pairwise(cells)
         pairs += re.findall(rf"([A-Za-z_ ]+?)\s*[:=]\s*({_VALUE})", line)
     for name, value in pairs:
-        name, value = name.strip(' "#%;'), value.strip(' "')
+        name, value = name.strip(' "#%;:'), value.strip(' "')
         if not rate_name(name) or not re.match(r"[-+]?\.?\d", value):
             continue
         try:

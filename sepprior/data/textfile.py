@@ -102,12 +102,12 @@ class Text:
             file.detach()
 
     @contextmanager
-    def lines(self, skip: int, header: str) -> Iterator[Lines]:
+    def lines(self, skip: int, header: str, mark: str) -> Iterator[Lines]:
         """Open the text, with a header in the place of its first `skip` lines."""
         with self._characters() as file:
             for _ in range(skip):
                 file.readline()
-            yield Lines(file, self.path, header)
+            yield Lines(file, self.path, header, mark)
 
     def line_of_row(self, skip: int, row: int) -> str:
         """Line of the file, counted from 1, that a row of the table stands in.
@@ -133,7 +133,8 @@ def is_remark(line: str) -> bool:
 class Lines:
     """Text in pieces of whole lines, without remarks and padding.
 
-    Lines that begin with `#` are left out, typographic minus signs and blanks become
+    Lines that begin with `#` are left out, and a last line without a line feed that has
+    too few cells; typographic minus signs and blanks become
     plain ones, and NUL bytes up to the end of the file, which a logger had reserved,
     end the text.
 
@@ -141,10 +142,12 @@ class Lines:
         file: text with line feeds.
         path: the file, for messages.
         header: a line to begin with.
+        mark: between cells.
     """
 
-    def __init__(self, file: IO[str], path: Path, header: str) -> None:
-        self._file, self._path, self._header = file, path, header
+    def __init__(self, file: IO[str], path: Path, header: str, mark: str) -> None:
+        self._file, self._path = file, path
+        self._header, self._mark = header, mark
         self._ended = False
 
     def read(self, size: int = -1) -> str:
@@ -158,6 +161,8 @@ class Lines:
                 break
             if piece[-1] != "\n":
                 piece += self._file.readline()
+            if piece[-1] != "\n":
+                piece = self._without_cut_line(piece)
             if "\0" in piece:
                 piece = self._before_padding(piece)
             if not piece.isascii():
@@ -171,6 +176,12 @@ class Lines:
     def __iter__(self) -> Iterator[str]:
         while piece := self.read(HEAD):
             yield from piece.splitlines(keepends=True)
+
+    def _without_cut_line(self, piece: str) -> str:
+        """The last lines of a file without one that ends early, in a cell or before."""
+        *_, before, last = ["", "", *piece.split("\n")]
+        cut = last.count(self._mark) < before.count(self._mark)
+        return piece[: -len(last)] if cut and self._mark != " " else piece
 
     def _before_padding(self, piece: str) -> str:
         """The whole lines before NUL bytes."""
