@@ -8,9 +8,12 @@ import lzma
 import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
+from scipy.io import savemat
 
 from sepprior.cli import main
 from sepprior.data import (
@@ -356,3 +359,23 @@ def test_absurd_ratios_are_no_advice(tmp_path):
     result = CliRunner().invoke(main, ["separate", str(path), "--no-plot"])
     assert result.exit_code == 2
     assert "resample_poly" not in result.stderr and "unit" in result.stderr
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".mat", ".parquet"])
+def test_the_time_column_of_other_formats(tmp_path, suffix):
+    path, arrays = tmp_path / f"a{suffix}", {"time": 2 * T, "ticks": T, "v": X}
+    if suffix == ".npz":
+        np.savez(path, **arrays)
+    elif suffix == ".mat":
+        savemat(path, arrays)
+    elif suffix == ".parquet":
+        pd.DataFrame(arrays).to_parquet(path)
+    else:
+        with h5py.File(path, "w") as file:
+            for name, values in arrays.items():
+                file[name] = values
+    check(path, column="v", rate=RATE / 2)
+    check(path, column="v", time_column="ticks")
+    check(path, column="v", time_column="none", rate=None)
+    with pytest.raises(SeppriorError, match="did you mean 'ticks'"):
+        read_measurements(path, column="v", time_column="tick")

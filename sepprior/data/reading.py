@@ -62,7 +62,6 @@ _FORMATS: dict[str, tuple[_Reader, str]] = {
     "Zarr": (read_zarr, "zarr"),
     "Parquet": (read_parquet, "pyarrow"),
 }
-_TABLES = {"text", "Parquet"}
 _ROW_READERS = {"NPY": read_npy, "HDF5": read_hdf5, "Zarr": read_zarr}
 
 
@@ -307,10 +306,10 @@ def _read_file(path: Path, selection: Selection, rows: range | None) -> list[Ser
     """Read one file with the reader of its suffix."""
     with _readable(path) as known:
         if rows is not None:
-            result = _ROW_READERS[known](path, selection.column, rows)
+            result = _ROW_READERS[known](path, selection, rows)
         else:
-            table = known in _TABLES
-            result = _FORMATS[known][0](path, selection if table else selection.column)
+            sound = known in ("WAV", "sound")
+            result = _FORMATS[known][0](path, selection.column if sound else selection)
     return [_screened(series) for series in result]
 
 

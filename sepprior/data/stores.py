@@ -28,7 +28,13 @@ from sepprior.data.arrays import (
     open_npy,
     rows_of,
 )
-from sepprior.data.columns import choose, role_of, seconds_per_unit
+from sepprior.data.columns import (
+    Selection,
+    choose,
+    role_of,
+    seconds_per_unit,
+    time_column,
+)
 from sepprior.data.conventions import decoded, rate_in, rate_name
 from sepprior.data.listing import need
 from sepprior.data.series import LazySeries, Series
@@ -182,33 +188,34 @@ def _with_fill(item: Any, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def read_hdf5(
-    path: Path, column: str | int | None, rows: range | None = None
+    path: Path, selection: Selection, rows: range | None = None
 ) -> list[Series]:
     """Read datasets of an HDF5 file.
 
     Args:
         path: the file.
-        column: see `sepprior.data.columns.choose`.
+        selection: what to read of it.
         rows: rows of a two-dimensional dataset to read, together; all by default.
     """
-    return _read_and_close(_open_hdf5(path), column, rows)
+    return _read_and_close(_open_hdf5(path), selection, rows)
 
 
 def read_zarr(
-    path: Path, column: str | int | None, rows: range | None = None
+    path: Path, selection: Selection, rows: range | None = None
 ) -> list[Series]:
     """Read arrays of a Zarr store; see `read_hdf5`."""
-    return _series(_open_zarr(path), column, rows)
+    return _series(_open_zarr(path), selection, rows)
 
 
 def read_npy(
-    path: Path, column: str | int | None, rows: range | None = None
+    path: Path, selection: Selection, rows: range | None = None
 ) -> list[Series]:
     """Read an NPY file: an array, the rows of one, or fields of records."""
     data = open_npy(path)
     if data.dtype.names:
         arrays = {name: _Field(data, name) for name in data.dtype.names}
-        return _series(_Store(path, "field", arrays, {}), column, rows)
+        return _series(_Store(path, "field", arrays, {}), selection, rows)
+    column = selection.column
     if column is not None:
         raise SeppriorError(
             f"{path}: an NPY file has no columns to choose {str(column)!r} from; leave "
@@ -217,7 +224,7 @@ def read_npy(
     return rows_of(data, source=str(path), what=str(path), rows=rows)
 
 
-def read_npz(path: Path, column: str | int | None) -> list[Series]:
+def read_npz(path: Path, selection: Selection) -> list[Series]:
     """Read arrays of an NPZ file; they are compressed and have to fit in memory."""
     # np.load leaves a damaged file open that it opened itself
     with path.open("rb") as stream, np.load(stream) as file:
@@ -229,10 +236,10 @@ def read_npz(path: Path, column: str | int | None) -> list[Series]:
                 shape, dtype = npy_header(held, size, what=f"array '{name}' ")
             member = _Member(file, name, shape, dtype)
             arrays[name] = member[()] if dtype.names else member
-        return _series(_Store(path, "array", _with_fields(arrays), {}), column, None)
+        return _series(_Store(path, "array", _with_fields(arrays), {}), selection, None)
 
 
-def read_mat(path: Path, column: str | int | None) -> list[Series]:
+def read_mat(path: Path, selection: Selection) -> list[Series]:
     """Read variables of a MATLAB file of any version; those of a struct as a group."""
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
@@ -241,7 +248,7 @@ def read_mat(path: Path, column: str | int | None) -> list[Series]:
         since_7_3 = b"\x89HDF" in stream.read(520)  # behind a text of 512 bytes
     if since_7_3:
         need("h5py", path, "MATLAB files of version 7.3")
-        return read_hdf5(path, column)
+        return read_hdf5(path, selection)
     try:
         variables = loadmat(path)
     except (MatReadError, NotImplementedError, TypeError) as error:
@@ -260,10 +267,10 @@ def read_mat(path: Path, column: str | int | None) -> list[Series]:
     for name, value in variables.items():
         if not name.startswith("__"):
             collect(name, value)
-    return _series(_Store(path, "variable", arrays, {}), column, None)
+    return _series(_Store(path, "variable", arrays, {}), selection, None)
 
 
-def read_tdms(path: Path, column: str | int | None) -> list[Series]:
+def read_tdms(path: Path, selection: Selection) -> list[Series]:
     """Read channels of a TDMS file of LabVIEW, scaled."""
     from nptdms import TdmsFile
 
@@ -283,15 +290,17 @@ def read_tdms(path: Path, column: str | int | None) -> list[Series]:
             name = f"{group.name}/{channel.name}"
             arrays[name] = _Channel(channel)
             attributes[name] = channel.properties
-    return _read_and_close(_Store(path, "channel", arrays, attributes, stream), column)
+    return _read_and_close(
+        _Store(path, "channel", arrays, attributes, stream), selection
+    )
 
 
 def _read_and_close(
-    store: _Store, column: str | int | None, rows: range | None = None
+    store: _Store, selection: Selection, rows: range | None = None
 ) -> list[Series]:
     """Series of a file, which is closed unless some are still to be read."""
     try:
-        result = _series(store, column, rows)
+        result = _series(store, selection, rows)
     except BaseException:
         store.owner.close()
         raise
@@ -381,11 +390,12 @@ def _open_zarr(path: Path) -> _Store:
     )
 
 
-def _series(
-    store: _Store, column: str | int | None, rows: range | None
-) -> list[Series]:
-    chosen = store.choose(column)
+def _series(store: _Store, selection: Selection, rows: range | None) -> list[Series]:
+    chosen = store.choose(selection.column)
     source = str(store.path)
+    given = selection.time_column
+    names = list(store.arrays)
+    position = None if given is None else time_column(names, given, source=source)
     result: list[Series] = []
     for name in chosen:
         data = store.array(name)
@@ -395,6 +405,10 @@ def _series(
         time_unit = 1.0
         for other, item in reversed(store.beside(name).items()):
             role = role_of(other)
+            if position is not None and other == names[position]:
+                role = "time"
+            elif given is not None and role == "time":
+                role = None
             if role is None or flat_shape(item.shape) != length:
                 continue
             roles[role] = flat(item)
@@ -403,6 +417,12 @@ def _series(
                 roles[role] = flat(store.array(other))
             elif hasattr(item, "asstr") and item.dtype.kind in "OS":
                 roles[role] = item.asstr()  # strings of HDF5 as text, not as bytes
+        if position is not None and "time" not in roles:
+            raise SeppriorError(
+                f"{source}: {store.kind} '{names[position]}' has not one time for each "
+                f"of the {length[0]} samples of '{name}'; name another --time-column, "
+                "or none"
+            )
         found = rows_of(
             data,
             source=source,
