@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from scipy.io import savemat
 
 from sepprior.cli import main
+from sepprior.cli.separate import BUNDLED_PRIOR
 from sepprior.data import (
     list_files,
     open_measurements,
@@ -80,13 +81,29 @@ def test_time_column_can_be_named_numbered_and_denied(tmp_path):
     assert read_recordings(path, column="v", time_column="clock").sample_rate == RATE
     (found,) = open_measurements(path, column="v", time_column="none", sample_rate=7)
     assert found.sample_rate == 7
-    result = CliRunner().invoke(
-        main, ["separate", str(path), "--column", "v", "--time-column", "clok"]
-    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["separate"],
+        ["separate", "--window", "20"],
+        ["separate", "--table", "t"],
+        ["train-noise"],
+        ["inspect", str(BUNDLED_PRIOR)],
+        ["benchmark", "--noise"],
+    ],
+    ids=" ".join,
+)
+def test_every_command_takes_the_time_column(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, "1,2\n3,4\nclock,v\n" + rows())
+    how = ["--column", "v", "--time-column", "clok", "--skip-lines", "2"]
+    result = CliRunner().invoke(main, [*command, str(path), *how])
     assert result.exit_code == 2
-    assert (
-        "no column 'clok'" in result.stderr and "did you mean 'clock'" in result.stderr
-    )
+    said = result.stderr.splitlines()[-1]
+    assert "no column 'clok'; it has clock, v" in said
+    assert "did you mean 'clock'" in said
 
 
 @pytest.mark.parametrize("packer", ["gz", "bz2", "xz", "zip"])

@@ -356,10 +356,9 @@ def _scan(
             )
         if not len(equal):
             equal = start + 1 + np.flatnonzero(steps == 0)
-        longest = _GAP * typical + (
-            resolution.at(block[1:]) if resolution is not _EXACT else 0.0
-        )
-        gaps.append(start + 1 + np.flatnonzero(steps > longest))
+        found = np.flatnonzero(steps > _GAP * typical)
+        rounding = resolution.at(block[found + 1])
+        gaps.append(start + 1 + found[steps[found] > _GAP * typical + rounding])
     return np.concatenate([np.empty(0, dtype=np.int64), *gaps]), equal
 
 
