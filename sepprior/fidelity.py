@@ -26,6 +26,7 @@ from sepprior.comparison import Comparison, Measure, curves
 from sepprior.errors import SeppriorError
 from sepprior.formatting import format_table
 from sepprior.real_noise import MIN_WINDOWS, ORIGINS, Origin
+from sepprior.torch_state import usual_torch
 
 if TYPE_CHECKING:
     import torch
@@ -240,6 +241,7 @@ class Fidelity:
         return [m for m in self.measures.values() if not m.within]
 
 
+@usual_torch()
 def inspect_prior(
     prior: InspectablePrior,
     windows: np.ndarray,

@@ -40,6 +40,7 @@ from sepprior.signals import Form, Geometry, Sinusoids, build_form
 from sepprior.signals.build import Bounds, Expected, Signal, Values
 from sepprior.signals.form import at_bound
 from sepprior.status import FOREIGN, describe
+from sepprior.torch_state import usual_torch
 
 BATCH_WINDOWS = 512
 """Windows worked on at a time; memory is bounded by it."""
@@ -51,6 +52,7 @@ NO_DETECTION = 0.01
 Objective = Literal["joint", "plain"]
 
 
+@usual_torch()
 def separate(
     x: ArrayLike | Tensor | Checked,
     prior: Prior,

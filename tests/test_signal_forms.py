@@ -330,10 +330,8 @@ def test_options_that_do_not_fit_the_signal(prior, options, part):
 
 def test_any_signal_is_fitted_jointly_with_a_learned_prior(specgan_prior):
     from tests.conftest import SAMPLE_RATE, WINDOW, coloured_noise
-    from tests.test_separation import learned
 
     t = np.arange(WINDOW) / SAMPLE_RATE
-    prior = learned(specgan_prior)
     cases = [
         ("damped", {}, signals.damped_sinusoid, (8.0, 12.3, 0.7, 2.0, 2.0)),
         (decaying, {"bounds": {"tau": (0.02, 2)}}, decaying_numpy, (8.0, 0.2, 2.0)),
@@ -346,7 +344,7 @@ def test_any_signal_is_fitted_jointly_with_a_learned_prior(specgan_prior):
     ]
     for signal, options, plain, truth in cases:
         x = plain(t, *truth) + coloured_noise(WINDOW, seed=3)
-        result = sepprior.separate(x, prior, signal=signal, **options)
-        assert np.isfinite(result.diagnostics["log_evidence_over_gls"])
+        result = sepprior.separate(x, specgan_prior, signal=signal, **options)
+        assert result.diagnostics["method"] == "specgan"
         for true, p in zip(truth, result.parameters.values(), strict=True):
             assert abs(p.value - true) <= 5 * p.stderr

@@ -113,8 +113,10 @@ def test_last_record_is_that_of_the_last_step(recording, quick):
 
 
 @pytest.mark.parametrize("kind", ["gaussian_prior", "specgan_prior"])
-def test_metadata_tells_where_a_prior_comes_from(kind, recording, request):
+def test_metadata_tells_where_a_prior_comes_from(kind, request):
     prior = request.getfixturevalue(kind)
+    of = {"gaussian_prior": "recording", "specgan_prior": "bursts_recording"}
+    recording = request.getfixturevalue(of[kind])
     facts = prior.metadata
     config = GaussianConfig(window=WINDOW) if kind == "gaussian_prior" else TINY
     assert facts["config"] == config_to_dict(config)
@@ -127,7 +129,7 @@ def test_metadata_tells_where_a_prior_comes_from(kind, recording, request):
     )
     assert held["windows"] >= 15
     assert set(facts["calibration"]) >= {"cycles", "gls", "robust"}
-    # Twenty steps teach nothing that the joint solver could be calibrated for.
+    # Only what is better than the Gaussian has a joint solver to calibrate.
     assert ("joint" in facts["calibration"]) == (
         prior.n_latent > 0 and beats_gaussian(held)
     )

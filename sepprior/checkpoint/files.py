@@ -95,11 +95,13 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        torch.ones(1, device=chosen).cpu()  # "meta" has no numbers to give
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).partition("\n")[0][:100]
+        usable = ["'auto'", "'cpu'"]
+        usable += [f"'cuda:{i}'" for i in range(torch.cuda.device_count())]
         raise SeppriorError(
             f"device {device!r} cannot be used ({reason}); "
-            "give 'auto', 'cpu' or an available 'cuda:0'"
+            f"usable here: {', '.join(usable)}"
         ) from error
     return chosen

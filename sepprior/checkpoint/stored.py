@@ -19,6 +19,7 @@ from sepprior.checkpoint import diffusion, gaussian, generator, specgan, spectro
 from sepprior.checkpoint.files import load_tensors, resolve_device, save_tensors
 from sepprior.errors import SeppriorError
 from sepprior.priors import Prior
+from sepprior.torch_state import usual_torch
 
 FORMAT = "sepprior"
 FORMAT_VERSION = 7
@@ -79,6 +80,7 @@ def save_prior(prior: Prior, path: str | Path) -> None:
     save_tensors({"autocovariance": prior.autocovariance, **tensors}, header, path)
 
 
+@usual_torch()
 def load_prior(path: str | Path, *, device: str = "auto") -> Prior:
     """Read a frozen prior.
 

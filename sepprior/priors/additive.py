@@ -12,6 +12,7 @@ from sepprior.priors.base import HALF_LOG_2PI, Decoded, unit_curvature, unit_sca
 from sepprior.priors.latent import LatentSpace
 from sepprior.priors.marginal import laplace_nll
 from sepprior.priors.range_error import RangeError
+from sepprior.torch_state import usual_torch
 from sepprior.transforms import Whitener
 
 EVALUATIONS = 300
@@ -96,6 +97,7 @@ class AdditivePrior(ABC):
         """Identities, (B, K, K)."""
         return unit_curvature(z)
 
+    @usual_torch()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """`n` windows of noise in data units, level included, (n, N), float64."""
         z = torch.randn((n, self.n_latent), generator=generator, dtype=self.dtype)

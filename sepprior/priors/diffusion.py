@@ -26,6 +26,7 @@ from sepprior.priors.base import HALF_LOG_2PI
 from sepprior.priors.views import Geometry
 from sepprior.priors.waveform import WaveformPrior
 from sepprior.stationary import expected_periodogram
+from sepprior.torch_state import usual_torch
 from sepprior.transforms import Whitener, toeplitz
 
 FLOW_STEPS = 24
@@ -323,6 +324,7 @@ class DiffusionPrior:
         with torch.no_grad():
             return follow_flow(self.smoothing, self.correction, v, levels)
 
+    @usual_torch()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Noise windows in data units, shape (n, N), float64."""
         z = torch.randn((n, self.window), generator=generator).to(self.device)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sepprior.priors.base import HALF_LOG_2PI, Decoded, unit_curvature
+from sepprior.torch_state import usual_torch
 from sepprior.transforms import Whitener
 
 
@@ -89,6 +90,7 @@ class GaussianPrior:
         """Empty matrices (B, 0, 0)."""
         return unit_curvature(z)
 
+    @usual_torch()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Noise windows in data units, shape (n, N)."""
         white = torch.randn((n, self.window), generator=generator, dtype=self.dtype)

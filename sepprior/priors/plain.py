@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sepprior.errors import SeppriorError
 from sepprior.priors.base import Decoded, LatentPrior, Prior, unit_curvature, unit_scale
+from sepprior.torch_state import usual_torch
 
 
 class PlainPrior:
@@ -85,6 +86,7 @@ class PlainPrior:
         """Identities, (B, K, K)."""
         return unit_curvature(z)
 
+    @usual_torch()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Noise of the wrapped prior, (n, N)."""
         return self.prior.sample(n, generator=generator)

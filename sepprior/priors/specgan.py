@@ -21,6 +21,7 @@ from sepprior.priors.base import (
 from sepprior.priors.latent import LatentSpace
 from sepprior.priors.marginal import laplace_nll
 from sepprior.priors.planes import PlaneStatistics, crop_plane, plane_channels
+from sepprior.torch_state import usual_torch
 from sepprior.transforms import TightSTFT, Whitener
 
 LOG_SCALE_LIMIT = 8.0
@@ -331,6 +332,7 @@ class SpecGANPrior:
         coefficients = crop_plane(self.unflatten(features), complex_mode=True)
         return self.encoder(plane_channels(coefficients, self.statistics))
 
+    @usual_torch()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """`n` windows of noise in data units, level included, (n, N), float64."""
         z = torch.randn((n, self.n_latent), generator=generator, dtype=self.dtype)

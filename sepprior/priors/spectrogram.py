@@ -10,6 +10,7 @@ from torch import Tensor
 from sepprior.nets import Generator
 from sepprior.priors.latent import LatentSpace
 from sepprior.priors.planes import MAGNITUDE_FLOOR
+from sepprior.torch_state import usual_torch
 
 
 class SpectrogramGAN:
@@ -43,6 +44,7 @@ class SpectrogramGAN:
         self.log_mean, self.log_sd = log_mean, log_sd
         self.metadata = dict(metadata or {})
 
+    @usual_torch()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """`n` spectrograms of magnitudes, (n, F, F), float32."""
         z = torch.randn((n, self.space.size), generator=generator)

@@ -19,6 +19,7 @@ from sepprior.rates import check_sample_rate
 from sepprior.separation import prior_info
 from sepprior.signals import Bounds, Expected, Signal
 from sepprior.signals import Values as Known
+from sepprior.torch_state import usual_torch
 from sepprior.tracking.fits import FitOptions, fit_recording
 from sepprior.tracking.phase import unwrap
 from sepprior.tracking.result import Track, TrackSummary, Waveform
@@ -48,6 +49,7 @@ class Grid:
     start: float = 0.0
 
 
+@usual_torch()
 def track(
     x: ArrayLike | Tensor,
     prior: Prior,

@@ -29,6 +29,7 @@ from sepprior.data import (
 )
 from sepprior.errors import SeppriorError
 from sepprior.priors import GaussianPrior, Prior
+from sepprior.torch_state import usual_torch
 from sepprior.training.contract import Task, Trainer, unheard
 from sepprior.training.parallel import current_ranks, join_processes
 from sepprior.training.registry import build_trainer
@@ -248,6 +249,7 @@ def _load_state(path: Path | None, metadata: Mapping[str, Any]) -> dict[str, Any
     return state
 
 
+@usual_torch()
 def train_noise(
     recording: Any,
     *,
