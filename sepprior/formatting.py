@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 _FIXED_LOW, _FIXED_HIGH = -4, 6  # decades written without an exponent
 
@@ -55,3 +56,8 @@ def format_table(rows: list[list[str]], *, gap: str = "  ") -> str:
         gap.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
+
+
+def without_numbers(status: str) -> str:
+    """A status without what is in brackets and has digits, so that like is like."""
+    return re.sub(r" \([^()]*\d[^()]*\)", "", status)

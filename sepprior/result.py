@@ -21,7 +21,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sepprior.errors import SeppriorError
-from sepprior.formatting import format_table, format_uncertain, units_of
+from sepprior.formatting import (
+    format_table,
+    format_uncertain,
+    units_of,
+    without_numbers,
+)
 from sepprior.samples import Samples
 
 if TYPE_CHECKING:
@@ -300,6 +305,12 @@ _NUMBER_WORDS = {
     "absorb of the signal: {}",
     "loglik_gain": "log-likelihood gain over no signal: {} nats",
     "noise_change_p": "probability that unchanged noise looks as unusual: {}",
+    "noise_level": "residual of least squares over the noise of the training, in "
+    "amplitude: {}",
+    "noise_change": "likeliest cause of the change: {}",
+    "noise_change_low": "it has changed from (Hz): {}",
+    "noise_change_high": "it has changed up to (Hz): {}",
+    "noise_change_ratio": "times as loud there as in training: {}",
     "false_alarm_probability": "probability that noise alone looks like this: {}",
 }
 
@@ -337,7 +348,7 @@ def _report_batch(result: Separation) -> str:
     lines = [format_table(rows)]
     if len(result) > shown:
         lines.append(f"... and {len(result) - shown} more")
-    counts = Counter(result.status).most_common()
+    counts = Counter(map(without_numbers, result.status)).most_common()
     lines.append("")
     lines.extend(f"{count} of {len(result)}: {status}" for status, count in counts)
     return "\n".join(lines)
@@ -346,8 +357,13 @@ def _report_batch(result: Separation) -> str:
 def _judged(diagnostics: dict[str, Any]) -> dict[str, Any]:
     """The diagnostics, without a verdict on the noise where nothing judged it.
 
-    That is a prior without a recording, or windows with too few samples.
+    That is a prior without a recording, or windows with too few samples. Where nothing
+    has changed, there is no cause to name.
     """
+    if not diagnostics.get("noise_change", "-"):
+        facts = ("", "_low", "_high", "_ratio")
+        causes = [f"noise_change{fact}" for fact in facts]
+        diagnostics = {k: v for k, v in diagnostics.items() if k not in causes}
     if math.isfinite(diagnostics.get("noise_change_p", 0.0)):
         return diagnostics
     return {k: v for k, v in diagnostics.items() if k != "out_of_distribution"}

@@ -20,6 +20,7 @@ from sepprior.arguments import (
 from sepprior.checkpoint import resolve_device
 from sepprior.formatting import units_of
 from sepprior.inference import error_bars, novelty
+from sepprior.inference.change import likeliest_change
 from sepprior.inference.components import choose_components, unresolved
 from sepprior.inference.detection import (
     NullGains,
@@ -222,12 +223,13 @@ def _describe(
     table = prior.metadata.get("calibration")
     gls = error_bars.of_least_squares(outcome, form, table, prior.window)
     robust = error_bars.laplace(outcome.robust, form, "robust", table, prior.window)
+    left, fitted = outcome.gls.residual.view_as(record.x), outcome.gls.theta
+    directions = novelty.fitted_directions(form, record, outcome.whitener, fitted)
     novelty_p = novelty.false_alarm_probability(
-        prior.metadata.get("novelty"),
-        outcome.gls.residual.view_as(record.x),
-        record.present,
-        novelty.fitted_directions(form, record, outcome.whitener, outcome.gls.theta),
+        prior.metadata.get("novelty"), left, record.present, directions
     )
+    flagged = novelty_p < novelty.FALSE_ALARM
+    change = likeliest_change(left, record, form, fitted, flagged, directions)
     chosen, theta = gls, outcome.gls.theta
     raw = outcome.gls.covariance
     used = torch.zeros(len(record.x), dtype=torch.bool, device=record.x.device)
@@ -268,7 +270,8 @@ def _describe(
         judged = best
     if outcome.signal_gain is not None:
         best = torch.where(used, outcome.signal_gain, best)
-        judged = torch.where(used, outcome.signal_gain, judged)
+        wider = error_bars.amplitude_widening(form, theta, table, prior.window)
+        judged = torch.where(used, outcome.signal_gain / wider.square(), judged)
     alarm = null.probability(judged)
     close = torch.zeros_like(used)
     if isinstance(form, Sinusoids) and form.count > 1:
@@ -292,6 +295,11 @@ def _describe(
         "converged": outcome.converged,
         "chi_square": torch.linalg.vector_norm(white, dim=-1).square() / freedom,
         "novelty": novelty_p,
+        "change": change.cause,
+        "noise_level": change.level,
+        "noise_change_low": change.low,
+        "noise_change_high": change.high,
+        "noise_change_ratio": change.ratio,
         "best_gain": best,
         "alarm": alarm,
         "edge": at_bound(form, theta),
@@ -363,6 +371,11 @@ def _assemble(
         "detected": joined("alarm") < NO_DETECTION,
         "noise_change_p": novel,
         "out_of_distribution": novel < novelty.FALSE_ALARM,
+        "noise_level": joined("noise_level"),
+        "noise_change": np.concatenate([p["change"] for p in parts]),
+        "noise_change_low": joined("noise_change_low"),
+        "noise_change_high": joined("noise_change_high"),
+        "noise_change_ratio": joined("noise_change_ratio"),
         "at_bound": joined("edge").any(-1),
     }
     samples = None

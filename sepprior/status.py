@@ -24,9 +24,7 @@ def describe(
     """
     notes = []
     if facts["out_of_distribution"]:
-        notes.append(
-            "the noise has changed since training: record new noise and train again"
-        )
+        notes.append(_changed(facts))
     if not facts["detected"]:
         notes.append("no signal detected: the parameters may describe noise")
     band = [name for name in on_bound if name.split("_")[0] == "frequency"]
@@ -59,3 +57,25 @@ def describe(
     elif tried and facts["method"] == "gls":
         notes.append("GLS answer: more probable here than the joint optimum")
     return "; ".join(["ok" if not notes else notes[0], *notes[1:]])
+
+
+def _changed(facts: Mapping[str, Any]) -> str:
+    """What has changed since training, by its likeliest cause."""
+    cause = facts.get("noise_change", "")
+    if cause == "form":
+        return (
+            "what is left of the fit stands at the signal's frequency: the signal is "
+            "not of this form; try damped, chirp, harmonics, more components or a "
+            "function of your own"
+        )
+    where = ""
+    if cause in ("unit", "level", "band"):
+        where = f" ({facts['noise_change_ratio']:.2g} times as loud"
+        if cause == "band":
+            low, high = facts["noise_change_low"], facts["noise_change_high"]
+            where += f" at {low:.3g} to {high:.3g} Hz"
+        where += ")"
+    remedy = "record new noise and train again"
+    if cause == "unit":
+        remedy = "is the measurement in another unit (mV for V), or the gain another?"
+    return f"the noise has changed since training{where}: {remedy}"

@@ -217,6 +217,23 @@ def laplace(
     )
 
 
+def amplitude_widening(
+    form: Form, theta: Tensor, table: dict[str, Any] | None, window: int
+) -> Tensor:
+    """Factor on the prior's 95 % intervals of the amplitudes, at least 1, (B,).
+
+    The gain of a sinusoid that noise makes is ``(A / sigma)^2 / 2``: where sigma is so
+    many times larger than the prior says, gains are its square too large.
+    """
+    widest = theta.new_ones(len(theta))
+    for kind, frequency in form.frequencies(theta).values():
+        if kind == "amplitude":
+            cycles = frequency * window / form.geometry.sample_rate
+            half = calibration.factors(table, "joint", kind, cycles)[1]
+            widest = widest.maximum(half / calibration.Z95)
+    return widest
+
+
 def of_least_squares(
     outcome: Outcome, form: Form, table: dict[str, Any] | None, window: int
 ) -> Intervals:

@@ -6,6 +6,7 @@ Dimensions: K windows, M samples.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sepprior.formatting import format_table, format_uncertain, units_of
+from sepprior.formatting import (
+    format_table,
+    format_uncertain,
+    units_of,
+    without_numbers,
+)
 from sepprior.tracking.rows import Line
 from sepprior.tracking.spectrogram import Spectrogram
 
@@ -144,7 +150,9 @@ class TrackSummary:
                 f"phase{line.end}": int(self.uncertain_steps(line.end).sum())
                 for line in self.lines
             },
-            "status": dict(Counter(self.table["status"]).most_common()),
+            "status": dict(
+                Counter(map(without_numbers, self.table["status"])).most_common()
+            ),
             "prior": self.prior_info,
         }
 
@@ -228,7 +236,7 @@ def _report(track: TrackSummary) -> str:
     lines = [head, format_table(rows)]
     references = zip(track.lines, track.reference_frequency, strict=True)
     lines += [_phase_in_words(track, line.end, f0) for line, f0 in references]
-    counts = Counter(track.table["status"]).most_common()
+    counts = _counts(track.table["status"])
     said = [f"  {n} of {total}: {s}" for s, n in counts[:STATUSES_IN_REPORT]]
     if len(counts) > STATUSES_IN_REPORT:
         rest = sum(n for _, n in counts[STATUSES_IN_REPORT:])
@@ -252,3 +260,8 @@ def _phase_in_words(track: TrackSummary, end: str, reference: float) -> str:
         f"phase{end}: unwrapped relative to {reference:.9g} Hz from the first sample; "
         f"the number of cycles {count}"
     )
+
+
+def _counts(statuses: Iterable[str]) -> list[tuple[str, int]]:
+    """How often each status stands, whatever its numbers, the most frequent first."""
+    return Counter(map(without_numbers, statuses)).most_common()
