@@ -9,6 +9,7 @@ import torch
 import sepprior
 from sepprior.config import config_from_dict
 from sepprior.data import as_recording
+from sepprior.fidelity import inspect_prior
 from sepprior.inference import calibration
 from sepprior.training import train_noise, waveform
 from tests.conftest import SAMPLE_RATE, WINDOW, coloured_noise
@@ -82,3 +83,56 @@ def test_a_model_trains_and_separates(name, noise, tmp_path):
     drawn = there.sample(2, generator=torch.Generator().manual_seed(0)).cpu()
     same = here.sample(2, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(drawn, same, rtol=1e-3, atol=1e-4)
+
+
+def measurement(length=WINDOW):
+    t = np.arange(length) / SAMPLE_RATE
+    return 3 * np.sin(2 * np.pi * 12.3 * t + 0.4) + coloured_noise(length, seed=6)
+
+
+def agree(there, here):
+    assert there.status == here.status
+    for name, found in here.parameters.items():
+        again = there.parameters[name]
+        np.testing.assert_allclose(again.value, found.value, rtol=1e-3, err_msg=name)
+        np.testing.assert_allclose(again.stderr, found.stderr, rtol=1e-2, err_msg=name)
+
+
+FORMS = {
+    "one": {},
+    "two": {"components": 2},
+    "auto": {"components": "auto"},
+    "harmonics": {"signal": "harmonics", "components": 2},
+    "damped": {"signal": "damped"},
+    "chirp": {"signal": "chirp"},
+    "expected": {"expected": {"frequency": (12.0, 1.0)}},
+    "fixed": {"fixed": {"phase": 0.4}},
+    "guess": {"guess": {"frequency": 12.0}},
+    "gaps": {"gap": slice(20, 26)},
+    "bootstrap": {"method": "bootstrap", "draws": 40},
+    "mcmc": {"method": "mcmc", "draws": 40},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_signal_and_method(form, gaussian_prior):
+    options = dict(FORMS[form])
+    x = measurement()
+    x[options.pop("gap", slice(0))] = np.nan
+    priors = (gaussian_prior.to(NAME), gaussian_prior)
+    agree(*(sepprior.separate(x, prior, **options) for prior in priors))
+
+
+def test_a_long_recording_is_followed(gaussian_prior):
+    x = measurement(6 * WINDOW)
+    priors = (gaussian_prior.to(NAME), gaussian_prior)
+    there, here = (sepprior.track(x, prior).table for prior in priors)
+    np.testing.assert_allclose(there["frequency"], here["frequency"], rtol=1e-6)
+
+
+def test_a_prior_is_inspected(gaussian_prior):
+    real = coloured_noise(20 * WINDOW, seed=9).reshape(20, WINDOW)
+    priors = (gaussian_prior.to(NAME), gaussian_prior)
+    there, here = (inspect_prior(prior, real) for prior in priors)
+    assert there.nll == pytest.approx(here.nll)
+    assert there.nll_gain == pytest.approx(here.nll_gain, abs=1e-6)
