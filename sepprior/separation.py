@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -45,6 +46,8 @@ from sepprior.torch_state import usual_torch
 
 BATCH_WINDOWS = 512
 """Windows worked on at a time; memory is bounded by it."""
+FAR = 1e3
+"""Standard deviations of the noise from which a constant is taken off beforehand."""
 LEAST_GAIN = 0.05
 """Nats per sample below which a prior's lead cannot prove that the noise is its own."""
 NO_DETECTION = 0.01
@@ -129,8 +132,8 @@ def separate(
         prior = prior.to(resolve_device(device))
     if label is not None:
         prior = with_label(prior, label)
-    single, data, known = checked_measurements(x, sample_rate=sample_rate)
-    rate = float(prior.sample_rate if known is None else known)
+    single, data, told = checked_measurements(x, sample_rate=sample_rate)
+    rate = float(prior.sample_rate if told is None else told)
     check_sample_rate(rate, prior.sample_rate, subject="x")
     low, high = checked_band(fmin, fmax, rate, data.shape[1])
     check_options(components, objective, starts, len(data))
@@ -138,14 +141,19 @@ def separate(
     if objective == "plain":
         prior = PlainPrior.of(prior)
     bars = error_bars.checked(method, draws, seed, prior, expected=bool(expected))
+    known = [name for part in (bounds, fixed, guess, expected) for name in part or ()]
+    free_bias = isinstance(signal, str) and "bias" not in known
+
+    def laid_out(rows: np.ndarray) -> tuple[Record, Tensor]:
+        """Measurements in windows, and the constants that were taken off, (B, 1)."""
+        x = tensor_of(rows, prior.device)
+        own = _own_levels(x, prior) if free_bias else x.new_zeros((len(x), 1))
+        level = prior.level + own
+        return lay_out(x, window=prior.window, level=level, sample_rate=rate), own
+
     count = components
     if count == "auto":
-        record = lay_out(
-            tensor_of(data, prior.device),
-            window=prior.window,
-            level=prior.level,
-            sample_rate=rate,
-        )
+        record, _ = laid_out(data)
         count = choose_components(prior, record, fmin=low, fmax=high, seed=seed)
     geometry = Geometry(data.shape[1], rate)
     form = build_form(
@@ -165,12 +173,7 @@ def separate(
     step = max(1, BATCH_WINDOWS // n_windows)
     parts = []
     for begin in range(0, len(data), step):
-        record = lay_out(
-            tensor_of(data[begin : begin + step], prior.device),
-            window=prior.window,
-            level=prior.level,
-            sample_rate=rate,
-        )
+        record, own = laid_out(data[begin : begin + step])
         outcome = analyse(
             prior,
             record,
@@ -181,8 +184,35 @@ def separate(
             band=(low, high),
             detect=True,
         )
-        parts.append(_describe(prior, outcome, form, null, bars))
+        part = _describe(prior, outcome, form, null, bars)
+        parts.append(_with_levels(part, own, form) if bool(own.any()) else part)
     return _assemble(parts, data, prior, rate, form, bars, single)
+
+
+def _own_levels(x: Tensor, prior: Prior) -> Tensor:
+    """Distance of measurements (B, N) from the prior's level, (B, 1); 0 if not far.
+
+    A large constant is taken off in double precision, before anything is rounded.
+    """
+    distance = x.nanmedian(-1, keepdim=True).values - prior.level
+    far = distance.abs() > FAR * float(prior.autocovariance[0]) ** 0.5
+    return torch.where(far, distance, 0.0)
+
+
+def _with_levels(part: dict[str, Any], own: Tensor, form: Form) -> dict[str, Any]:
+    """Results with the constants (B, 1) in the bias, from where they were taken off."""
+    at = form.names.index("bias")
+    for key in ("chosen", "gls", "robust"):
+        found = part[key]
+        values, ci95 = found.values.clone(), found.ci95.clone()
+        values[:, at] += own[:, 0]
+        ci95[:, at] += own
+        part[key] = replace(found, values=values, ci95=ci95)
+    part["signal"] = part["signal"] + own
+    if "draws" in part:
+        part["draws"] = part["draws"].clone()
+        part["draws"][..., at] += own[:, :, None]
+    return part
 
 
 def _prior_adds(prior: Prior) -> bool:

@@ -206,17 +206,18 @@ def draw_injections(
     count, n = noise.shape
     rate = prior.sample_rate
     phase = rng.uniform(-math.pi, math.pi, count)
+    sd = float(prior.autocovariance[0]) ** 0.5
     # Amplitudes in units of what least squares resolves at that frequency.
     probe = analyse_batch(
         prior,
-        _signal(frequency, np.ones(count), phase, n, rate) + prior.level,
+        _signal(frequency, np.full(count, sd), phase, n, rate) + prior.level,
         frequency,
         joint=False,
     )
     resolution = _natural(probe.gls, probe.record)[1][:, 0, 0].sqrt().cpu().numpy()
     low, high = (math.log(v) for v in SIGNAL_TO_NOISE)
     amplitude = resolution * np.exp(rng.uniform(low, high, count))
-    bias = rng.normal(0.0, float(prior.autocovariance[0]) ** 0.5, count)
+    bias = rng.normal(0.0, sd, count)
     x = noise + _signal(frequency, amplitude, phase, n, rate) + bias[:, None]
     return x, np.stack([amplitude, frequency, phase, bias], 1)
 

@@ -84,8 +84,13 @@ class Record:
         return replace(self, x=torch.where(self.present, x, torch.zeros_like(x)))
 
 
-def lay_out(x: Tensor, *, window: int, level: float, sample_rate: float) -> Record:
-    """Cut measurements (B, M) with NaN gaps into windows of a `Record`."""
+def lay_out(
+    x: Tensor, *, window: int, level: float | Tensor, sample_rate: float
+) -> Record:
+    """Cut measurements (B, M) with NaN gaps into windows of a `Record`.
+
+    The `level`, one or (B, 1), is taken off in float64.
+    """
     n_measurements, length = x.shape
     n_windows = -(-length // window)
     present = torch.zeros(
