@@ -401,8 +401,8 @@ def _resolve_rate(
 def _check_rows_differ(series: Series) -> None:
     """Refuse rows that are written more than once, times and samples alike."""
     assert series.time is not None
-    repeats = np.diff(series.time[:BLOCK]) == 0
-    equal = np.diff(series.values[:BLOCK]) == 0
+    times, values = series.time[:BLOCK], series.values[:BLOCK]
+    repeats, equal = times[1:] == times[:-1], values[1:] == values[:-1]
     often = repeats.mean() > 0.2 if len(repeats) else False
     if often and equal[repeats].mean() > 0.95 and equal[~repeats].mean() < 0.5:
         where = series.locate(1 + int(np.argmax(repeats)))

@@ -41,6 +41,7 @@ _CODES = np.unique(
         for kind in (np.float64, np.float32)
     ]
 )  # fmt: skip
+_SMALLEST = np.abs(_CODES).min()
 _TWICE = 900  # smaller codes have to occur more than once
 _OVERLOAD, _USUAL = 1e30, 1e25
 _APART = 1e12  # interquartile ranges
@@ -177,7 +178,10 @@ def screened(
             n_overloads += int(beyond.sum())
             overloads += finite[beyond][:1].tolist()
             finite = finite[~beyond]
-        coded = np.isin(finite, _CODES)
+        if len(finite) and max(-finite.min(), finite.max()) < _SMALLEST:
+            coded = np.zeros(len(finite), dtype=bool)  # the usual case, in no time
+        else:
+            coded = np.isin(finite, _CODES)
         if coded.any():
             for value, count in zip(
                 *np.unique(finite[coded], return_counts=True), strict=True
