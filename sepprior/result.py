@@ -312,6 +312,8 @@ _NUMBER_WORDS = {
     "noise_change_high": "it has changed up to (Hz): {}",
     "noise_change_ratio": "times as loud there as in training: {}",
     "false_alarm_probability": "probability that noise alone looks like this: {}",
+    "frequency_probability": "probability that the frequency is not that of another "
+    "peak: {}",
 }
 
 

@@ -383,7 +383,7 @@ def _assemble(
         return tuple(torch.cat(column).cpu().numpy() for column in rows)
 
     def table(key: str) -> dict[str, Parameter]:
-        return _parameters(names, *intervals(key))
+        return _parameters(names, *intervals(key)[:3])
 
     white = joined("white")
     white[~joined("present")] = np.nan
@@ -407,6 +407,7 @@ def _assemble(
         "noise_change_high": joined("noise_change_high"),
         "noise_change_ratio": joined("noise_change_ratio"),
         "at_bound": joined("edge").any(-1),
+        "frequency_probability": intervals("chosen")[3],
     }
     samples = None
     if bars.method != "laplace":
@@ -422,9 +423,11 @@ def _assemble(
         diagnostics["unresolved"] = joined("unresolved")
     if parts[0]["labels"] is not None:
         diagnostics["inferred_label"] = np.concatenate([p["labels"] for p in parts])
+    others = intervals("chosen")[4]
     status = [
         describe(
             {k: v[i] for k, v in diagnostics.items()},
+            others=others[i][np.isfinite(others[i])],
             on_bound=[n for n, at in zip(form.curved, edge, strict=True) if at],
             tried=bool(tried),
             learned=prior.learned,

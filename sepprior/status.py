@@ -12,7 +12,12 @@ SWALLOWED = 0.9
 
 
 def describe(
-    facts: Mapping[str, Any], *, on_bound: Sequence[str], tried: bool, learned: bool
+    facts: Mapping[str, Any],
+    *,
+    on_bound: Sequence[str],
+    tried: bool,
+    learned: bool,
+    others: Sequence[float] = (),
 ) -> str:
     """One sentence for one measurement, "ok" first unless something is wrong.
 
@@ -21,12 +26,20 @@ def describe(
         on_bound: parameters that sit on a bound.
         tried: the joint solver was run.
         learned: the prior is more than a stationary Gaussian.
+        others: frequencies that fit about as well, Hz.
     """
     notes = []
     if facts["out_of_distribution"]:
         notes.append(_changed(facts))
     if not facts["detected"]:
         notes.append("no signal detected: the parameters may describe noise")
+    if len(others) and facts["detected"]:
+        listed = ", ".join(f"{frequency:.6g}" for frequency in others)
+        notes.append(
+            f"other frequencies fit about as well ({listed} Hz; this one has the "
+            f"probability {facts['frequency_probability']:.2g}): the intervals hold "
+            "them; fill the gaps or narrow the band"
+        )
     band = [name for name in on_bound if name.split("_")[0] == "frequency"]
     others = [name for name in on_bound if name not in band]
     if band:

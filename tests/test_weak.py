@@ -77,6 +77,7 @@ def test_weak_signals_are_in_their_intervals(prior, monkeypatch, gaps):
         assert abs(one - 0.683) < 4 * np.sqrt(0.683 * 0.317 / count)
         assert abs(two - 0.95) < 4 * np.sqrt(0.95 * 0.05 / count)
     monkeypatch.setattr(weak, "WEAK", -1.0)
+    monkeypatch.setattr(weak, "RIVAL", -np.inf)
     parabola = covered(sepprior.separate(x, prior, **BAND), truth)
     assert parabola["frequency"][0] < 0.683 - 4 * np.sqrt(0.683 * 0.317 / count)
     assert parabola["frequency"][1] < 0.95 - 4 * np.sqrt(0.95 * 0.05 / count)
@@ -87,8 +88,6 @@ def test_strong_signals_keep_the_widths_of_the_parabola(prior, monkeypatch):
     x, _ = trials(8, (20.0, 40.0), seed=7)
     before = sepprior.separate(x, prior, **BAND)
     monkeypatch.setattr(weak, "WEAK", np.inf)
-    # The grid is too coarse for such narrow peaks: a finer one.
-    monkeypatch.setattr("sepprior.inference.periodogram.OVERSAMPLING", 256)
     after = sepprior.separate(x, prior, **BAND)
     for name in NAMES:
         a, b = before.parameters[name], after.parameters[name]
@@ -197,15 +196,14 @@ def test_latents_and_gaps_are_integrated_out_about_the_fit(kept, gaps):
     fit = JointFit(theta, z, filled.view_as(record.x), nothing, nothing.bool())
     near = tangent(Linear(), z.flatten(0, 1)) if kept else None
     model = weak.Conditional(Linear(), record, fit, Constant(), near)
-    columns = torch.randn(5, 3, 2, 20, generator=draws, dtype=torch.float64)
-    flat = columns.flatten(2)
     for row, inverse in enumerate(inverses):
-        information, right = model.normal(columns, torch.tensor([row]))
-        torch.testing.assert_close(information, flat @ inverse @ flat.mT)
-        expected = flat @ inverse @ x[row].nan_to_num()
-        torch.testing.assert_close(right[..., 0], expected)
+        found = list(model.windows(torch.tensor([row])))
+        precision = torch.block_diag(*(block for block, _ in found))
+        torch.testing.assert_close(precision, inverse, atol=1e-12, rtol=1e-9)
+        data = torch.cat([data for _, data in found])
+        torch.testing.assert_close(data, inverse @ x[row].nan_to_num())
         # Control: with the latents known it is another matrix.
-        assert (4.0 * flat @ flat.mT - information).abs().max() > 1.0
+        assert (4.0 * torch.eye(40) - precision).abs().max() > 1.0
 
 
 def test_answers_of_a_prior_with_a_latent_have_them_too(specgan_prior, monkeypatch):
@@ -247,3 +245,51 @@ def test_an_interval_does_not_depend_on_what_else_is_in_the_batch(prior):
             np.testing.assert_allclose(
                 alone.parameters[name].ci95, batch.parameters[name].ci95[i], rtol=1e-6
             )
+
+
+def frequency_covered(x, known, f, **options):
+    """Share of the true frequencies in the 95 % intervals, and the result."""
+    result = sepprior.separate(x, known, **options)
+    ends = result.parameters["frequency"].ci95
+    return np.mean((ends[:, 0] <= f) & (f <= ends[:, 1])), result
+
+
+@pytest.mark.statistical
+def test_long_records_have_them_too(monkeypatch):
+    """3000 samples, 100 trials: within 4 standard errors; the parabola's are not."""
+    rng = np.random.default_rng(8)
+    t, f = np.arange(3000) / 40.0, rng.uniform(1.0, 15.0, 100)
+    a = np.sqrt(4.0 * rng.uniform(1.0, 10.0, 100) / len(t))
+    phase = rng.uniform(-np.pi, np.pi, (100, 1))
+    x = a[:, None] * np.sin(2 * np.pi * f[:, None] * t + phase)
+    x += rng.standard_normal(x.shape)
+    band = {"fmin": 0.5, "fmax": 16.0}
+    error = 4 * np.sqrt(0.95 * 0.05 / 100)
+    assert abs(frequency_covered(x, white(), f, **band)[0] - 0.95) < error
+    monkeypatch.setattr(weak, "WEAK", -1.0)
+    assert frequency_covered(x, white(), f, **band)[0] < 0.7
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("edge", [8, 20])
+def test_fringes_of_a_long_gap_are_in_the_interval(monkeypatch, edge):
+    """A gap in 400 samples, 80 trials; the parabola knows one fringe alone."""
+    rng = np.random.default_rng(9)
+    t, f = np.arange(400) / 40.0, rng.uniform(3.0, 9.0, 80)
+    phase = rng.uniform(-np.pi, np.pi, (80, 1))
+    x = 3.0 * np.sin(2 * np.pi * f[:, None] * t + phase)
+    x += rng.standard_normal(x.shape)
+    x[:, edge:-edge] = np.nan
+    band = {"fmin": 1.0, "fmax": 15.0}
+    held, result = frequency_covered(x, white(), f, **band)
+    assert held > 0.95 - 4 * np.sqrt(0.95 * 0.05 / 80)
+    probability = result.diagnostics["frequency_probability"]
+    assert (probability < 0.95).mean() > 0.9
+    assert "other frequencies fit about as well" in result.status[0]
+    # The probabilities are right: as often as they say, the peak is the true one.
+    right = np.abs(result.parameters["frequency"].value - f) < 0.05
+    error = np.sqrt((probability * (1 - probability)).sum())
+    assert abs(right.sum() - probability.sum()) < 4 * error
+    monkeypatch.setattr(weak, "WEAK", -1.0)
+    monkeypatch.setattr(weak, "RIVAL", -np.inf)
+    assert frequency_covered(x, white(), f, **band)[0] < 0.8

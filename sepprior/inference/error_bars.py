@@ -59,18 +59,32 @@ class Intervals:
         values: shape (B, R).
         covariance: shape (B, R, R).
         ci95: shape (B, R, 2), ends of the 95 % intervals.
+        share: shape (B,), probability of the peak of the likelihood that the frequency
+            is at; 1 where it was not doubted.
+        others: shape (B, 3), Hz, frequencies of other peaks; NaN where there are fewer.
     """
 
     values: Tensor
     covariance: Tensor
     ci95: Tensor
+    share: Tensor
+    others: Tensor
+
+    @staticmethod
+    def of(values: Tensor, covariance: Tensor, ci95: Tensor) -> Intervals:
+        """Of a frequency that is not doubted."""
+        share = torch.ones_like(values[:, 0])
+        others = share[:, None].expand(-1, weak.NAMED) * torch.nan
+        return Intervals(values, covariance, ci95, share, others)
 
     def where(self, which: Tensor, other: Intervals) -> Intervals:
         """These where `which` (B,), else those of the other."""
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return Intervals(
-            torch.where(which[:, None], self.values, other.values),
-            torch.where(which[:, None, None], self.covariance, other.covariance),
-            torch.where(which[:, None, None], self.ci95, other.ci95),
+            *(
+                torch.where(which.view(-1, *([1] * (a.dim() - 1))), a, b)
+                for a, b in pairs
+            )
         )
 
 
@@ -210,7 +224,7 @@ def laplace(
         cycles = frequency * window / form.geometry.sample_rate
         one[:, i], wide[:, i] = calibration.factors(table, method, kind, cycles)
     half = wide * sd
-    return Intervals(
+    return Intervals.of(
         values,
         covariance * one[:, :, None] * one[:, None, :],
         torch.stack([values - half, values + half], -1),
@@ -243,7 +257,7 @@ def of_least_squares(
     assert spectrum is not None
     model = weak.Stationary(outcome.record, outcome.whitener)
     gain = spectrum.gain.amax(-1)
-    return _with_weak(intervals, outcome.gls, form, outcome, gain, model)
+    return _with_posterior(intervals, outcome.gls, form, outcome, gain, model)
 
 
 def of_the_prior(
@@ -253,14 +267,22 @@ def of_the_prior(
     answer, fit = outcome.joint, outcome.optimum
     assert answer is not None
     intervals = laplace(answer, form, "joint", table, prior.window)
-    if not isinstance(fit, JointFit) or outcome.signal_gain is None:
+    if outcome.signal_gain is None:
         return intervals
-    assert isinstance(prior, LatentPrior)
-    model = weak.Conditional(prior, outcome.record, fit, form, outcome.near)
-    return _with_weak(intervals, answer, form, outcome, outcome.signal_gain, model)
+    if isinstance(fit, JointFit):
+        assert isinstance(prior, LatentPrior)
+        if weak.Conditional.serves(prior):
+            record, near = outcome.record, outcome.near
+            model = weak.Conditional(prior, record, fit, form, near)
+            gain = outcome.signal_gain
+            return _with_posterior(intervals, answer, form, outcome, gain, model)
+    # The noise of the recording's spectrum leaves more frequencies open, never fewer.
+    model = weak.Stationary(outcome.record, outcome.whitener)
+    gain = outcome.signal_gain
+    return _with_posterior(intervals, answer, form, outcome, gain, model)
 
 
-def _with_weak(
+def _with_posterior(
     intervals: Intervals,
     answer: Answer | Fit,
     form: Form,
@@ -268,7 +290,7 @@ def _with_weak(
     gain: Tensor,
     model: weak.Model,
 ) -> Intervals:
-    """Those of Laplace's method, with the posterior's widths where one signal is weak.
+    """Those of Laplace's method, with the posterior's widths where it is wide.
 
     Args:
         intervals: from `laplace`, whose factors are kept.
@@ -284,18 +306,20 @@ def _with_weak(
         return intervals
     if bool(form.prior_precision.any()):
         return intervals
-    rows, half, ends = weak.weak_widths(
-        form, outcome.record, gain < weak.WEAK, answer, band, model
-    )
-    values = intervals.values
+    record = outcome.record
+    rows = weak.uncertain(record, gain, answer.theta[:, 3], band)
+    found = weak.posterior_widths(form, record, rows, gain, answer, model)
+    rows, values = found.rows, intervals.values
     raw = form.natural(answer.theta, answer.covariance)[1]
     raw = raw.diagonal(dim1=-2, dim2=-1).clamp_min(1e-300).sqrt()[rows]
     wide = (intervals.ci95[rows, :, 1] - values[rows]) / (calibration.Z95 * raw)
-    ratio = half / raw
+    ratio = found.half / raw
     covariance, ci95 = intervals.covariance.clone(), intervals.ci95.clone()
     covariance[rows] *= ratio[:, :, None] * ratio[:, None, :]
-    ci95[rows] = values[rows].unsqueeze(-1) + ends * wide.unsqueeze(-1)
-    return Intervals(values, covariance, ci95)
+    ci95[rows] = values[rows].unsqueeze(-1) + found.ends * wide.unsqueeze(-1)
+    share, others = intervals.share.clone(), intervals.others.clone()
+    share[rows], others[rows] = found.share, found.others
+    return Intervals(values, covariance, ci95, share, others)
 
 
 def sampled(
@@ -401,14 +425,14 @@ def _summary(
         nan = torch.full_like(estimate, torch.nan)
         signal = form.evaluate(record.t, theta)
         return Sampled(
-            Intervals(estimate, covariance, ends), signal, band, draws, nan, nan
+            Intervals.of(estimate, covariance, ends), signal, band, draws, nan, nan
         )
     shift = torch.zeros_like(mean)
     shift[:, phases] = wrap_phase(mean[:, phases]) - mean[:, phases]
     ends = torch.stack([low + shift, high + shift], -1)
     by_name = draws.permute(0, 3, 1, 2)
     return Sampled(
-        Intervals(mean + shift, covariance, ends),
+        Intervals.of(mean + shift, covariance, ends),
         signal,
         band,
         draws,

@@ -406,7 +406,11 @@ class JointProblem:
 
     def tangent(self, fit: JointFit) -> Tangent:
         """The noise near the latents of a fit, batch shape (Q W,)."""
-        return tangent(self.prior, fit.z.flatten(0, 1))
+        return self.tangent_of(fit.z)
+
+    def tangent_of(self, z: Tensor) -> Tangent:
+        """The same for latents (Q, W, K)."""
+        return tangent(self.prior, z.flatten(0, 1))
 
     def hessian(
         self, fit: JointFit, which: Tensor, near: Tangent | None = None

@@ -11,7 +11,7 @@ Kuerster 2009) for correlated noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -101,11 +101,7 @@ def periodogram(
         Gains on a grid of at most ``1 / (8 T)`` spacing (``1 / (2 T)`` for records
         longer than `SHORT`).
     """
-    n_samples = record.x.shape[1] * record.x.shape[2]
-    if n_samples <= SHORT:
-        size = 2 ** math.ceil(math.log2(OVERSAMPLING * n_samples))
-    else:
-        size = STRIDE * cast(int, next_fast_len(-(-2 * n_samples // STRIDE), real=True))
+    size = fourier_size(record.x.shape[1] * record.x.shape[2])
     resolution = record.sample_rate / size
     first, last = math.ceil(fmin / resolution), math.floor(fmax / resolution)
     if last < first:
@@ -117,15 +113,22 @@ def periodogram(
     for row in range(0, len(everyone), at_once):
         rows = slice(row, row + at_once)
         columns = record.x[rows].unsqueeze(1)
-        weighted = _precision_times(whitener, columns, everyone[rows])[:, 0]
+        weighted = precision_times(whitener, columns, everyone[rows])[:, 0]
         for begin in range(first, last + 1, BINS_AT_ONCE):
             part = slice(begin, min(begin + BINS_AT_ONCE, last + 1))
-            gram = _gram(whitener, row, record, size, part)
+            gram = gram_of(whitener, row, record, size, part)
             own = slice(part.start - first, part.stop - first)
             gain[rows, own] = _gain(weighted, gram, size, part)
             del gram
     grid = torch.arange(first, last + 1, dtype=torch.float64, device=record.x.device)
     return Periodogram(grid.mul_(resolution), gain)
+
+
+def fourier_size(n_samples: int) -> int:
+    """Length of the transform for records of so many samples."""
+    if n_samples <= SHORT:
+        return 2 ** math.ceil(math.log2(OVERSAMPLING * n_samples))
+    return STRIDE * cast(int, next_fast_len(-(-2 * n_samples // STRIDE), real=True))
 
 
 Taper = Callable[[Tensor, Tensor], tuple[Tensor, float]]
@@ -169,10 +172,10 @@ def matched_gain(
     last = max(first, math.floor(fmax / resolution))
     everyone = torch.arange(len(record.x), device=record.x.device)
     whole = slice(0, size // 2 + 1)
-    gram = _gram(whitener, 0, record, size, whole)
+    gram = gram_of(whitener, 0, record, size, whole)
     ones = record.present.to(record.x).unsqueeze(1)
     both = torch.cat([record.x.unsqueeze(1), ones], 1)
-    weighted = _precision_times(whitener, both, everyone)
+    weighted = precision_times(whitener, both, everyone)
     level = weighted[:, :1].sum((-1, -2), keepdim=True)
     level = level / weighted[:, 1:].sum((-1, -2), keepdim=True)
     data = (weighted[:, 0] - level[:, 0] * weighted[:, 1]).flatten(1)
@@ -220,14 +223,63 @@ def _running_mean(values: Tensor, reach: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Gram:
+class Gram:
+    """Sums over a precision matrix P, with ``e_n = exp(i omega n)``.
+
+    Attributes:
+        h: ``e^H P e``, (F,).
+        g: ``e^T P e``, (F,).
+        u: ``1^T P e``, (F,).
+        total: ``1^T P 1``.
+    """
+
     h: Tensor
     g: Tensor
     u: Tensor
     total: Tensor
 
+    def select(self, which: Tensor | slice) -> Gram:
+        """At some of the frequencies."""
+        return Gram(self.h[which], self.g[which], self.u[which], self.total)
 
-def _precision_times(whitener: MaskedWhitener, x: Tensor, which: Tensor) -> Tensor:
+    def information(self) -> Tensor:
+        """``X^T P X`` of columns 1, cos and sin from sample 0 on, (..., 3, 3)."""
+        one = self.total.expand_as(self.h)
+        even, odd = 0.5 * (self.h + self.g.real), 0.5 * (self.h - self.g.real)
+        cross = 0.5 * self.g.imag
+        rows = (one, self.u.real, self.u.imag, self.u.real, even, cross)
+        rows = (*rows, self.u.imag, cross, odd)
+        return torch.stack(rows, -1).unflatten(-1, (3, 3))
+
+    def log_volume(self) -> Tensor:
+        """``log det X^T P X`` but for a constant; infinite where degenerate, (F,)."""
+        determinant, usable = self._determinant()
+        return torch.where(usable, determinant.clamp_min(1e-300).log(), torch.inf)
+
+    def _centred(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Sums over cosine and sine with the constant taken out: cc, ss and cs."""
+        u, total = self.u, self.total
+        cc = 0.5 * (self.h + self.g.real) - u.real.square() / total
+        ss = 0.5 * (self.h - self.g.real) - u.imag.square() / total
+        return cc, ss, 0.5 * self.g.imag - u.real * u.imag / total
+
+    def _determinant(self) -> tuple[Tensor, Tensor]:
+        """Of the centred sums, and where it is more than rounding."""
+        cc, ss, cs = self._centred()
+        determinant = cc * ss - cs.square()
+        return determinant, determinant > 1e-8 * (0.5 * self.h).square()
+
+    def gain(self, x_hat: Tensor, b0: Tensor) -> Tensor:
+        """Gains (B, F) from the sums of P x at the frequencies and plain (B, 1)."""
+        cc, ss, cs = self._centred()
+        determinant, usable = self._determinant()
+        rc = x_hat.real - self.u.real * b0 / self.total
+        rs = x_hat.imag - self.u.imag * b0 / self.total
+        gain = 0.5 * (rc.square() * ss - 2.0 * rc * rs * cs + rs.square() * cc)
+        return torch.where(usable, gain / determinant.clamp_min(1e-300), gain * 0.0)
+
+
+def precision_times(whitener: MaskedWhitener, x: Tensor, which: Tensor) -> Tensor:
     """P x per window, (Q, k, W, N), worked out some windows at a time."""
     n_windows = x.shape[2]
     at_once = max(1, SAMPLES_AT_ONCE // x[:, :, 0].numel())
@@ -242,47 +294,68 @@ def _precision_times(whitener: MaskedWhitener, x: Tensor, which: Tensor) -> Tens
     return product
 
 
-def _gram(
+def gram_of(
     whitener: MaskedWhitener, b: int, record: Record, size: int, bins: slice
-) -> _Gram:
+) -> Gram:
     """Fourier sums over the precision of measurement `b`."""
     n_windows, n = record.x.shape[1:]
     which = torch.tensor([b], device=record.x.device)
     ones = record.present[b].double()[None, None]
-    u = _precision_times(whitener, ones, which)[0, 0].flatten()
+    u = precision_times(whitener, ones, which)[0, 0].flatten()
     del ones
-    u_hat = _sums(u, size, bins)
+    u_hat = sums(u, size, bins)
     total = u.sum()
     del u  # as long as the measurement, like the next
     if whitener.whitener.taps is not None:
         taps = torch.fft.rfft(whitener.whitener.taps, size)[bins]
         share = record.present[b].double().sum()
-        return _Gram(taps.abs().square() * share, torch.zeros_like(u_hat), u_hat, total)
-    lag = torch.arange(n, device=record.x.device)
+        return Gram(taps.abs().square() * share, torch.zeros_like(u_hat), u_hat, total)
+
+    def matrices() -> Iterator[tuple[list[int], Tensor]]:
+        whole = record.present[b].all(-1)
+        groups = [whole.nonzero().flatten().tolist()]
+        groups += [[row] for row in (~whole).nonzero().flatten().tolist()]
+        for group in groups:
+            if group:
+                matrix = whitener.matrix(b, group[0])
+                yield group, matrix.mT @ matrix
+
+    h, g = matrix_sums(matrices(), (n_windows, n), size, bins)
+    return Gram(h, g, u_hat, total)
+
+
+def matrix_sums(
+    matrices: Iterable[tuple[list[int], Tensor]],
+    shape: tuple[int, int],
+    size: int,
+    bins: slice,
+) -> tuple[Tensor, Tensor]:
+    """``e^H P e`` and ``e^T P e`` of a block-diagonal P, (F,) each.
+
+    Args:
+        matrices: numbers of windows, and the block (N, N) that they have.
+        shape: W and N.
+        size: of the transform: frequencies are multiples of the sample rate over it.
+        bins: which of them.
+    """
+    n_windows, n = shape
+    lag = torch.arange(n)
     distance = (lag[:, None] - lag[None, :]).abs().flatten()
     place = (lag[:, None] + lag[None, :]).flatten()
-    diagonals = record.x.new_zeros(n)
-
-    def add(row: int, count: int) -> Tensor:
-        """Add a window's diagonals, so many times; its antidiagonals (2 N,)."""
-        matrix = whitener.matrix(b, row)
-        precision = (matrix.mT @ matrix).flatten()
-        diagonals.index_add_(0, distance, precision, alpha=count)
-        return precision.new_zeros(2 * n).index_add_(0, place, precision)
-
-    whole = record.present[b].all(-1)
-    rows = whole.nonzero().flatten()
-    cross = record.x.new_empty(n_windows, 2 * n)
-    if len(rows):
-        cross.copy_(add(int(rows[0]), len(rows)))
-    for row in (~whole).nonzero().flatten().tolist():
-        cross[row] = add(row, 1)
-    h = _sums(diagonals, size, bins).real.clone()
-    g = _sums(cross.flatten(), size, bins)
-    return _Gram(h, g, u_hat, total)
+    diagonals = cross = None
+    for rows, block in matrices:
+        if diagonals is None or cross is None:
+            diagonals, cross = block.new_zeros(n), block.new_zeros(n_windows, 2 * n)
+            distance, place = distance.to(block.device), place.to(block.device)
+        flat = block.flatten()
+        diagonals.index_add_(0, distance, flat, alpha=len(rows))
+        # Those of window w begin at twice its first sample.
+        cross[rows] = flat.new_zeros(2 * n).index_add_(0, place, flat)
+    assert diagonals is not None and cross is not None
+    return sums(diagonals, size, bins).real.clone(), sums(cross.flatten(), size, bins)
 
 
-def _sums(values: Tensor, size: int, bins: slice) -> Tensor:
+def sums(values: Tensor, size: int, bins: slice) -> Tensor:
     """``sum_n exp(+i omega n) values_n``, (..., n) to (..., F), in the bins alone.
 
     Of long records every `STRIDE`-th sample is transformed by itself and the parts are
@@ -310,29 +383,14 @@ def _sums(values: Tensor, size: int, bins: slice) -> Tensor:
     return total
 
 
-def _gain(weighted: Tensor, gram: _Gram, size: int, bins: slice) -> Tensor:
+def _gain(weighted: Tensor, gram: Gram, size: int, bins: slice) -> Tensor:
     """Gains (B, F) from P x (B, W, N), some frequencies at a time."""
     flat = weighted.flatten(1)
-    x_hat = _sums(flat, size, bins)
+    x_hat = sums(flat, size, bins)
     b0 = flat.sum(-1, keepdim=True)
     gain = flat.new_empty(x_hat.shape)
     at_once = max(1, GAINS_AT_ONCE // len(flat))
     for begin in range(0, x_hat.shape[1], at_once):
         part = slice(begin, begin + at_once)
-        here = _Gram(gram.h[part], gram.g[part], gram.u[part], gram.total)
-        gain[:, part] = _gain_of(x_hat[:, part], b0, here)
+        gain[:, part] = gram.select(part).gain(x_hat[:, part], b0)
     return gain
-
-
-def _gain_of(x_hat: Tensor, b0: Tensor, gram: _Gram) -> Tensor:
-    """Gains (B, F) from the Fourier sums of P x, (B, F), and its plain sums (B, 1)."""
-    u, total = gram.u, gram.total
-    cc = 0.5 * (gram.h + gram.g.real) - u.real.square() / total
-    ss = 0.5 * (gram.h - gram.g.real) - u.imag.square() / total
-    cs = 0.5 * gram.g.imag - u.real * u.imag / total
-    rc = x_hat.real - u.real * b0 / total
-    rs = x_hat.imag - u.imag * b0 / total
-    determinant = cc * ss - cs.square()
-    usable = determinant > 1e-8 * (0.5 * gram.h).square()
-    gain = 0.5 * (rc.square() * ss - 2.0 * rc * rs * cs + rs.square() * cc)
-    return torch.where(usable, gain / determinant.clamp_min(1e-300), gain * 0.0)
