@@ -4,6 +4,8 @@ import struct
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import scipy.io
 import soundfile
@@ -180,3 +182,12 @@ def test_readers_that_are_not_installed_are_named(tmp_path, name, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, package, None)
     with pytest.raises(SeppriorError, match=rf"pip install {package} \(or sepprior\["):
         read_measurements(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["time", "timestamp", "__index_level_0__"])
+def test_stamps_of_parquet_are_times(tmp_path, name):
+    stamps = np.datetime64("2021-03-28T00:59:59") + (1e6 * T).astype("m8[us]")
+    for times in (stamps, stamps - stamps[0]):
+        pq.write_table(pa.table({"value": X, name: times}), tmp_path / "a.parquet")
+        (found,) = read_measurements(tmp_path / "a.parquet")
+        assert found.sample_rate == pytest.approx(RATE)

@@ -81,10 +81,30 @@ class Columns:
 def read_parquet(path: Path, selection: Selection) -> list[Series]:
     """Read a Parquet file, row group by row group; columns as in text files."""
     import pyarrow as pa
+    import pyarrow.compute
     import pyarrow.parquet
 
     def number(kind: Any) -> bool:
-        return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        of = pa.types
+        return of.is_integer(kind) or of.is_floating(kind) or of.is_decimal(kind)
+
+    def clock(kind: Any) -> bool:
+        return pa.types.is_timestamp(kind) or pa.types.is_duration(kind)
+
+    first: dict[int, int] = {}
+
+    def plain(i: int, column: Any) -> NDArray[Any]:
+        """Numbers; stamps in s after the first one."""
+        if clock(column.type):
+            unit = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}[column.type.unit]
+            counts = column.cast(pa.int64())
+            if column.null_count < len(column):
+                begin = first.setdefault(i, counts.drop_null()[0].as_py())
+                counts = pa.compute.subtract(counts, begin)
+            return unit * counts.to_numpy(zero_copy_only=False)
+        if pa.types.is_decimal(column.type):
+            column = column.cast(pa.float64())
+        return column.to_numpy(zero_copy_only=False)
 
     with pyarrow.parquet.ParquetFile(path) as file:
         schema = file.schema_arrow
@@ -94,8 +114,12 @@ def read_parquet(path: Path, selection: Selection) -> list[Series]:
             for name, kind in zip(names, schema.types, strict=True)
         ]
         chosen = Columns.choose(names, numeric, selection, source=str(path))
+        index = "__index_level_0__"  # that pandas wrote
+        if chosen.time is None and index in names and clock(schema.field(index).type):
+            chosen = replace(chosen, time=names.index(index))
         for position in chosen.numbers:
-            if not number(schema.types[position]):
+            kind = schema.types[position]
+            if not (number(kind) or (position == chosen.time and clock(kind))):
                 raise SeppriorError(
                     f"{path}: column '{names[position]}' holds "
                     f"{schema.types[position]}; expected real numbers"
@@ -108,10 +132,7 @@ def read_parquet(path: Path, selection: Selection) -> list[Series]:
                 batch_size=_series.BLOCK, columns=[names[i] for i in sorted(wanted)]
             ):
                 # int64 with missing values becomes float64 with nan
-                yield {
-                    i: batch.column(names[i]).to_numpy(zero_copy_only=False)
-                    for i in wanted
-                }
+                yield {i: plain(i, batch.column(names[i])) for i in wanted}
 
         return collect(path, names, chosen, chunks())
 
