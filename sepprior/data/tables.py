@@ -81,7 +81,7 @@ class Columns:
 def read_parquet(path: Path, selection: Selection) -> list[Series]:
     """Read a Parquet file, row group by row group; columns as in text files."""
     import pyarrow as pa
-    import pyarrow.compute
+    import pyarrow.compute as pc
     import pyarrow.parquet
 
     def number(kind: Any) -> bool:
@@ -100,7 +100,7 @@ def read_parquet(path: Path, selection: Selection) -> list[Series]:
             counts = column.cast(pa.int64())
             if column.null_count < len(column):
                 begin = first.setdefault(i, counts.drop_null()[0].as_py())
-                counts = pa.compute.subtract(counts, begin)
+                counts = pc.subtract(counts, begin)
             return unit * counts.to_numpy(zero_copy_only=False)
         if pa.types.is_decimal(column.type):
             column = column.cast(pa.float64())
