@@ -306,6 +306,7 @@ def test_lines_above_a_table_can_be_skipped(tmp_path):
     [
         ("0\n" + rows("{x:.6f}"), X),
         (",0\n" + rows("{i},{x:.6f}"), X),
+        ("z\n" + rows("{x:.4f}"), X),
         (comma(rows("{x:.4f}")), X),
         ("v\n" + comma(rows("{x:.4f}")), X),
         ("a;b\n" + rows("{c};w", [f"{1e4 * x:,.3f}" for x in X]), 1e4 * X),
@@ -314,7 +315,7 @@ def test_lines_above_a_table_can_be_skipped(tmp_path):
             1e7 * X,
         ),
     ],
-    ids=["0", ",0", "commas alone", "a column of commas", "1,234.5", "1'234"],
+    ids=["0", ",0", "z", "commas alone", "a column of commas", "1,234.5", "1'234"],
 )
 def test_numbers_in_other_forms(tmp_path, text, expected):
     check(write(tmp_path, text), x=expected, rate=None)

@@ -18,6 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepprior.data import series as _series
+from sepprior.data.cells import (
+    BLANKS,
+    MISSING,
+    NAN,
+    STAMP,
+    number_pattern,
+    shortened,
+)
 from sepprior.data.columns import (
     Selection,
     choose,
@@ -25,16 +33,7 @@ from sepprior.data.columns import (
     time_column,
     time_name,
 )
-from sepprior.data.layout import (
-    BLANKS,
-    MISSING,
-    NAN,
-    STAMP,
-    Layout,
-    number_pattern,
-    recognise,
-    shortened,
-)
+from sepprior.data.layout import Layout, recognise
 from sepprior.data.series import Series
 from sepprior.data.stamps import Stamps
 from sepprior.data.tables import Columns, collect

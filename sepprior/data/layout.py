@@ -11,39 +11,17 @@ import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import pairwise, product
 
 import numpy as np
 
+from sepprior.data.cells import BLANKS, Marks, number_pattern, shortened
 from sepprior.data.columns import role_of, time_name
 from sepprior.data.conventions import rate_in, rate_name
 from sepprior.data.textfile import Text, is_remark
 from sepprior.errors import SeppriorError
 
-BLANKS = r"\s+"
 _LINES = 300  # of a table, and as many above it, that are looked at
-_SHOWN = 40  # characters of a cell in a message
-_MISSING_WORDS = (
-    "na nan -nan +nan n/a #n/a null none <na> missing nil #na #nan #div/0! #value! "
-    "-1.#ind 1.#ind -1.#qnan 1.#qnan 1.#nan - -- --- ---- ----- -nan(ind) nan(ind) "
-    "nan(snan) #### ##### ######"
-)
-MISSING = frozenset(["", *_MISSING_WORDS.split()])
-"""What stands for a missing sample, in small letters."""
-NAN = re.compile(r"[-+]?nan\(.*\)")
-_INFINITE = re.compile(r"[-+]?(?:1\.#inf|inf|infinity)")
-_GROUPED = r"[1-9]\d{{0,2}}(?:{0}\d{{3}})+(?!\d)"
-_CLOCK = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,:]\d+)?|\.\d+)?(?:\s?[ap]m)?"
-_DATE = (
-    r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](?:\d{4}|\d{2})"
-    r"|\d{1,2}[-/. ][a-z]{3,9}[-/. ]\d{2,4}|\d{8}(?=t))"
-)
-STAMP = re.compile(
-    rf"(?P<date>{_DATE})?[t ]*(?P<clock>{_CLOCK}|(?<=t)\d{{6}}(?:\.\d+)?)?"
-    r"\s*(?:z|utc|[+-]\d{2}:?\d{2})?"
-)
-"""A date, a time of the day, or both, in small letters."""
 _UNIT_WORDS = (
     "v volt volts mv uv µv kv a amp amps ma ua µa w mw hz khz g mg m/s m/s² m/s2 m/s^2 "
     "mm/s um/s µm/s °c ℃ degc c °f k kelvin pa hpa kpa mpa bar mbar psi n kn nm rad "
@@ -92,38 +70,10 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class _Marks:
-    separator: str
-    decimal: str
-    thousands: str | None = None
-
-    def split(self, line: str) -> list[str]:
-        if self.separator == BLANKS:
-            return line.split()
-        cells = next(
-            csv.reader([line], delimiter=self.separator, skipinitialspace=True)
-        )
-        return [cell.strip() for cell in cells]
-
-    def kind(self, cell: str) -> str:
-        """What a cell holds: "number", "missing", "stamp" or "text"."""
-        cell = cell.strip().casefold()
-        if cell in MISSING or NAN.fullmatch(cell):
-            return "missing"
-        if number_pattern(self.decimal, self.thousands).fullmatch(cell):
-            return "number"
-        return "stamp" if STAMP.fullmatch(cell) else "text"
-
-    def number(self, cell: str) -> float:
-        """The number in a cell, NaN without one."""
-        return plain_number(cell, self.decimal, self.thousands)
-
-
-@dataclass(frozen=True)
 class _Block:
     """The rows of a table: their lines, counted from 0, and their cells."""
 
-    marks: _Marks
+    marks: Marks
     lines: list[int]
     cells: list[list[str]]
     kinds: list[list[str]]
@@ -153,31 +103,6 @@ class _Block:
     def column(self, i: int) -> list[str]:
         """Kinds of the cells of a column."""
         return [row[i] if i < len(row) else "absent" for row in self.kinds]
-
-
-@lru_cache
-def number_pattern(decimal: str, thousands: str | None) -> re.Pattern[str]:
-    """What a number looks like, in small letters."""
-    mark = re.escape(decimal)
-    whole = r"\d+"
-    if thousands:
-        whole = rf"(?:{_GROUPED.format(re.escape(thousands))}|\d+)"
-    return re.compile(
-        rf"[-+]?\s?(?:{whole}(?:{mark}\d*)?|{mark}\d+)(?:[ed][-+]?\d+)?"
-        rf"|{_INFINITE.pattern}"
-    )
-
-
-def plain_number(cell: str, decimal: str, thousands: str | None) -> float:
-    """The number that a cell spells, NaN where it spells none."""
-    cell = cell.strip().casefold()
-    if not number_pattern(decimal, thousands).fullmatch(cell):
-        return np.nan
-    if "inf" in cell:
-        return -np.inf if cell.startswith("-") else np.inf
-    if thousands:
-        cell = cell.replace(thousands, "")
-    return float(cell.replace(decimal, ".").replace("d", "e").replace(" ", ""))
 
 
 def recognise(text: Text, skip: int) -> Layout:
@@ -229,11 +154,6 @@ def recognise(text: Text, skip: int) -> Layout:
     )
 
 
-def shortened(cell: str) -> str:
-    """A cell in quotes, cut where it is long."""
-    return repr(cell if len(cell) <= _SHOWN else f"{cell[: _SHOWN - 3]}...")
-
-
 def _find_table(
     text: Text, lines: Sequence[str], separators: Sequence[str]
 ) -> _Block | None:
@@ -241,20 +161,20 @@ def _find_table(
     joined = "\n".join(lines)
     decimals = [mark for mark in ".," if mark == "." or mark in joined]
     known = [mark for mark in separators if mark == BLANKS or mark in joined]
-    choices = [_Marks(*pair) for pair in product(known, decimals)]
+    choices = [Marks(*pair) for pair in product(known, decimals)]
     block = _best(lines, choices)
     if block is None or block.share_of_text > 0:
         groups = [mark for mark in (",", ".", "'", "\u2019", " ") if mark in joined]
         choices += [
-            _Marks(separator, decimal, mark)
+            Marks(separator, decimal, mark)
             for separator, decimal, mark in product(known, decimals, groups)
             if mark != decimal and (mark, separator) != (" ", BLANKS)
         ]
         block = _best(lines, choices)
     if block is None:
         return None
-    if block.marks == _Marks(",", ".") and _are_decimals(lines, block):
-        block = _longest_run(lines, _Marks(BLANKS, ",")) or block
+    if block.marks == Marks(",", ".") and _are_decimals(lines, block):
+        block = _longest_run(lines, Marks(BLANKS, ",")) or block
     return _from_its_first_row(text, lines, block)
 
 
@@ -299,14 +219,14 @@ def _from_its_first_row(text: Text, lines: Sequence[str], block: _Block) -> _Blo
     )
 
 
-def _cells_of(line: str, marks: _Marks) -> list[str]:
+def _cells_of(line: str, marks: Marks) -> list[str]:
     try:
         return marks.split(line)
     except csv.Error:
         return [line]
 
 
-def _best(lines: Sequence[str], choices: Sequence[_Marks]) -> _Block | None:
+def _best(lines: Sequence[str], choices: Sequence[Marks]) -> _Block | None:
     """The first of the tables with the least text, if not much shorter than others."""
     blocks = [
         block
@@ -350,7 +270,7 @@ def _are_decimals(lines: Sequence[str], block: _Block) -> bool:
     return leading or any(row[0].startswith("-0") for row in rows)
 
 
-def _longest_run(lines: Sequence[str], marks: _Marks) -> _Block | None:
+def _longest_run(lines: Sequence[str], marks: Marks) -> _Block | None:
     """The longest run of lines with as many cells, and numbers in each."""
     runs: list[_Block] = []
     width = -1
@@ -486,7 +406,7 @@ def _unmarked(line: str) -> str | None:
     return line[found.end() :] if found else None
 
 
-def _are_units(row: Sequence[str], marks: _Marks) -> bool:
+def _are_units(row: Sequence[str], marks: Marks) -> bool:
     """Whether a line holds nothing but units, as oscilloscopes write below names."""
     known = 0
     for cell in row:
@@ -503,7 +423,7 @@ def _are_units(row: Sequence[str], marks: _Marks) -> bool:
     return known > 0
 
 
-def _can_be_names(names: Sequence[str], units: Sequence[str], marks: _Marks) -> bool:
+def _can_be_names(names: Sequence[str], units: Sequence[str], marks: Marks) -> bool:
     """Whether the line above units has the names, not a setting."""
     if len(names) < len([unit for unit in units if unit]):
         return False
