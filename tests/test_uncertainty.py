@@ -115,3 +115,49 @@ def test_priors_of_little_noise_are_honest(n_samples, n_priors, monkeypatch):
     assert np.mean(alarms) < 0.025 and np.mean(changed) < 0.03
     assert 0.60 < np.mean(inside) < 0.80
     assert np.mean(loud) > 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.statistical
+@pytest.mark.parametrize("n_samples", [1000, 3000, 10_000, 60_000])
+@pytest.mark.parametrize("kind", ["white", "pink"])
+def test_the_stated_rates_hold_whatever_was_recorded(kind, n_samples):
+    """Windows of 300, five priors of 100 measurements of each kind.
+
+    At 1 % of 500 at most 14 (rate below 1e-3 for independent ones).
+    """
+    from sepprior.benchmark.noise import pink_noise
+
+    def noise(rng, n):
+        return (
+            rng.standard_normal(n)
+            if kind == "white"
+            else pink_noise(rng, n, 1000.0, sd=1.0)
+        )
+
+    band = {"fmin": 15.0, "fmax": 65.0}
+    t = np.arange(300) / 1000.0
+    alarms, changed, loud, one, two = [], [], [], [], []
+    for seed in range(5):
+        rng = np.random.default_rng([seed, n_samples])
+        prior = sepprior.train_noise(
+            noise(rng, n_samples), sample_rate=1000.0, window=300, model="gaussian"
+        )
+        y = noise(rng, 100 * 600).reshape(100, 600)[:, :300]
+        f, phase = rng.uniform(20, 60, (100, 1)), rng.uniform(-3, 3, (100, 1))
+        truth = np.exp(rng.uniform(0.0, np.log(10), 100))
+        signal = truth[:, None] * np.sin(2 * np.pi * f * t + phase)
+        alarms += list(sepprior.separate(y, prior, **band).diagnostics["detected"])
+        found = sepprior.separate(y + signal, prior, **band)
+        changed += list(found.diagnostics["out_of_distribution"])
+        half = sepprior.separate((y + signal)[:, :150], prior, **band)
+        changed += list(half.diagnostics["out_of_distribution"])
+        louder = sepprior.separate(3 * y + signal, prior, **band)
+        loud += list(louder.diagnostics["out_of_distribution"])
+        amplitude = found.parameters["amplitude"]
+        one += list(abs(amplitude.value - truth) < amplitude.stderr)
+        low, high = amplitude.ci95.T
+        two += list((low < truth) & (truth < high))
+    assert sum(alarms) <= 14 and np.mean(changed) < 0.025
+    assert np.mean(loud) > 0.98
+    assert 0.60 < np.mean(one) < 0.76 and 0.90 < np.mean(two) < 0.98
