@@ -2,7 +2,7 @@
 
 Every file is written under a temporary name in its own folder and takes its final name
 only when it is complete, so that an error or an interruption leaves the old file or
-none, never a half-written one.
+none, never a half-written one. An output is never an input, and no two are the same.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import csv
 import json
 import math
 import os
+import re
+import secrets
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from sepprior.data import Measurement
     from sepprior.result import Separation
 
+NAME_LENGTH = 100
+"""Characters of a file's name that its temporary name repeats."""
 ROWS_AT_ONCE = 2**16
 """Rows of a table that are made text together; bounds memory."""
 
@@ -81,6 +85,72 @@ def check_output_file(path: Path, *, suffixes: Sequence[str]) -> None:
     check_output_folder(path.parent)
 
 
+def check_distinct(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Refuse outputs that would replace an input, or each other.
+
+    Links and, for a file system that does not tell them apart, capitals count as the
+    same name.
+
+    Args:
+        outputs: Files to be written.
+        inputs: Files that are read.
+
+    Raises:
+        SeppriorError: One of the outputs is an input, or is named twice.
+    """
+    read = {_identity(path): path for path in inputs}
+    written: dict[object, Path] = {}
+    for path in outputs:
+        own = _identity(path)
+        if own in read:
+            raise SeppriorError(
+                f"'{path}' would be written, but '{read[own]}' is an input: leave that "
+                "out, or name another output with -o"
+            )
+        if own in written:
+            raise SeppriorError(
+                f"two inputs would both write '{path}': separate them one at a time "
+                "with another -o each, or rename one"
+            )
+        written[own] = path
+
+
+def check_same_source(fit: Path, source: str) -> None:
+    """Refuse to replace the result of another measurement.
+
+    Args:
+        fit: A `.fit.json` that is to be written.
+        source: File of the measurement that it is of.
+
+    Raises:
+        SeppriorError: A file of that name holds the result of another one.
+    """
+    try:
+        before = json.loads(fit.read_text(encoding="utf-8"))["measurement"]["source"]
+        earlier, now = Path(before), Path(source)
+        same = earlier.name == now.name
+        if same and earlier.exists() and now.exists():
+            same = earlier.samefile(now)
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if not same:
+        raise SeppriorError(
+            f"'{fit}' holds the result of '{before}': name another folder for that of "
+            f"'{source}' with -o, or remove it"
+        )
+
+
+def _identity(path: Path) -> object:
+    """What tells a file from others: its place on disk, or else its name."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return os.path.realpath(path).casefold()
+    if os.path.isdir(path):
+        return os.path.realpath(path)
+    return found.st_dev, found.st_ino
+
+
 @contextlib.contextmanager
 def whole_files(*paths: Path) -> Iterator[tuple[Path, ...]]:
     """Write one or several files such that all of them appear complete, or none.
@@ -93,18 +163,56 @@ def whole_files(*paths: Path) -> Iterator[tuple[Path, ...]]:
         `with` block. On leaving it they take their final names; on an exception they
         are removed.
     """
-    temporary = tuple(
-        path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}") for path in paths
-    )
+    temporary: list[Path] = []
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
     try:
-        yield temporary
+        for path in paths:
+            temporary.append(_new_file(path))
+        yield tuple(temporary)
         for written, path in zip(temporary, paths, strict=True):
             os.replace(written, path)
     finally:
         for path in temporary:
             path.unlink(missing_ok=True)
+
+
+def _new_file(path: Path) -> Path:
+    """A new empty file beside another, with a name that nobody can foresee.
+
+    It is made here, not found, so that no link is followed; its mode is the usual one.
+    """
+    while True:
+        token = f"{os.getpid()}-{secrets.token_hex(4)}"
+        name = path.with_name(f".{path.stem[:NAME_LENGTH]}.{token}.tmp{path.suffix}")
+        try:
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            continue
+        return name
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove temporary files for a path whose process was killed."""
+    start = f".{path.stem[:NAME_LENGTH]}."
+    with os.scandir(path.parent) as entries:
+        names = [e.name for e in entries if e.name.startswith(start)]
+    for name in names:
+        found = re.fullmatch(r"(\d+)(-[0-9a-f]+)?\.tmp(\.\w+)?", name[len(start) :])
+        if found and not _runs(int(found[1])):
+            path.with_name(name).unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this number is running here."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_csv(

@@ -428,6 +428,7 @@ def _assemble(
         describe(
             {k: v[i] for k, v in diagnostics.items()},
             others=others[i][np.isfinite(others[i])],
+            unfinished=bool(prior.metadata.get("unfinished")),
             on_bound=[n for n, at in zip(form.curved, edge, strict=True) if at],
             tried=bool(tried),
             learned=prior.learned,

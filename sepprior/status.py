@@ -18,6 +18,7 @@ def describe(
     tried: bool,
     learned: bool,
     others: Sequence[float] = (),
+    unfinished: bool = False,
 ) -> str:
     """One sentence for one measurement, "ok" first unless something is wrong.
 
@@ -27,8 +28,14 @@ def describe(
         tried: the joint solver was run.
         learned: the prior is more than a stationary Gaussian.
         others: frequencies that fit about as well, Hz.
+        unfinished: the prior's training was stopped, or still runs.
     """
     notes = []
+    if unfinished:
+        notes.append(
+            "the prior is unfinished, its error bars are not calibrated: end its "
+            "training (train-noise --resume)"
+        )
     if facts["out_of_distribution"]:
         notes.append(_changed(facts))
     if not facts["detected"]:

@@ -146,6 +146,7 @@ def calls(monkeypatch):
     made = []
 
     def stand_in(x, prior, **options):
+        x = x.rows
         made.append(SimpleNamespace(x=x, prior=prior, **options))
         n = len(x)
         one = np.ones(n)
@@ -205,6 +206,8 @@ def test_separate_writes_table_fit_and_picture(here, calls):
         "name": "run",
         "source": "run.csv",
         "samples": 300,
+        "missing": 0,
+        "notes": [],
         "start": 5.0,
     }
 

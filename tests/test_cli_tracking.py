@@ -63,7 +63,7 @@ def test_track_of_a_file_is_that_of_the_function(here, gaussian_prior):
     assert track.report() in result.stdout
     table = pd.read_csv("long.track.csv")
     assert list(table) == list(track.table)
-    numbers = table.select_dtypes("number")
+    numbers = table.select_dtypes("number").drop(columns="noise_change")  # no text
     pd.testing.assert_frame_equal(numbers, track.table[list(numbers)], rtol=1e-9)
     assert list(table["status"]) == list(track.table["status"])
     waves = pd.read_csv("long.separated.csv")
@@ -83,7 +83,7 @@ def test_parquet_by_the_suffix(here):
         "line.separated.parquet",
     ]
     table, text = pd.read_parquet("out/line.parquet"), pd.read_csv("long.track.csv")
-    numbers = text.select_dtypes("number")
+    numbers = text.select_dtypes("number").drop(columns="noise_change")  # no text
     pd.testing.assert_frame_equal(table[list(numbers)], numbers, rtol=1e-9)
     assert table["cycle_certain"].dtype == bool
     waves = pd.read_parquet("out/line.separated.parquet")

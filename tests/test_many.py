@@ -393,7 +393,7 @@ def test_bad_files_are_errors_or_left_out(tmp_path, prior, monkeypatch):
 def test_the_list_of_bad_files_names_each_once(tmp_path, prior, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_csv(tmp_path / "in/a.csv", series())
-    short = pd.DataFrame({"time": np.arange(10) / SAMPLE_RATE, "v": np.arange(10.0)})
+    short = pd.DataFrame({"time": np.arange(10) / SAMPLE_RATE, "v": [1.0, 2.0] * 5})
     short.to_csv("in/ten.csv", index=False)
     args = ["separate", "in", "--table", "t", "--prior", str(prior), "--keep-going"]
     result = CliRunner().invoke(main, args)

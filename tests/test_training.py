@@ -908,10 +908,10 @@ def test_the_error_of_the_waveform_adds_to_the_bound(recording):
     assert totals[1] - totals[0] == pytest.approx(2.0, rel=0.5)
 
 
-def test_output_folder_that_does_not_exist(recording, quick, tmp_path):
-    path = Path(tmp_path / "nowhere" / "prior.safetensors")
-    with pytest.raises((SeppriorError, OSError)):
-        finish(train(recording, GaussianConfig(window=WINDOW), output=path))
+def test_an_output_folder_that_does_not_exist_is_made(recording, quick, tmp_path):
+    path = Path(tmp_path / "new" / "prior.safetensors")
+    finish(train(recording, GaussianConfig(window=WINDOW), output=path))
+    assert load_prior(path).window == WINDOW
 
 
 def test_saved_and_returned_prior_are_the_same(uninterrupted, tmp_path):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sepprior.errors import SeppriorError
+from sepprior.outputs import whole_files
 
 _KEY = "sepprior"
 
@@ -20,19 +20,23 @@ _KEY = "sepprior"
 def save_tensors(
     tensors: Mapping[str, Tensor], header: Mapping[str, Any], path: str | Path
 ) -> None:
-    """Write tensors and a JSON header to `path` in one atomic step."""
+    """Write tensors and a JSON header to `path` in one atomic step.
+
+    Raises:
+        OSError: the file cannot be written, on a full disk for instance.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    handle, scratch = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(handle)
-    try:
-        save_file(plain, scratch, metadata={_KEY: json.dumps(header)})
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
-    finally:
-        Path(scratch).unlink(missing_ok=True)
+    with whole_files(path) as (scratch,):
+        mode = scratch.stat().st_mode
+        try:
+            save_file(plain, scratch, metadata={_KEY: json.dumps(header)})
+        except SafetensorError as error:
+            raise OSError(errno.EIO, str(error), str(path)) from error
+        scratch.chmod(mode)
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -64,10 +64,18 @@ def inspect_command(
     With --label the prior draws that kind of noise, and of recordings with labels those
     parts are taken that have it.
     """
-    from sepprior.outputs import check_output_folder, to_json, whole_files
+    from sepprior.outputs import (
+        check_distinct,
+        check_output_folder,
+        to_json,
+        whole_files,
+    )
 
     folder = prior_path.parent if output is None else output
+    stem = prior_path.stem
+    files = (folder / f"{stem}.inspect.json", folder / f"{stem}.inspect.png")
     if noise:
+        check_distinct(files, [prior_path, *noise])
         check_output_folder(folder)
 
     from sepprior.checkpoint import holds_spectrogram_gan, load_prior
@@ -91,8 +99,6 @@ def inspect_command(
     )
     fidelity = inspect_prior(prior, windows, origin=origin, seed=seed)
     click.echo(f"\n{fidelity.report()}")
-    stem = prior_path.stem
-    files = (folder / f"{stem}.inspect.json", folder / f"{stem}.inspect.png")
     with whole_files(*files) as (table, picture):
         text = to_json(fidelity.to_dict(), indent=2)
         table.write_text(text + "\n", encoding="utf-8")
@@ -196,7 +202,12 @@ def sample_command(
     From what was trained on spectrograms it draws such.
     """
     from sepprior.checkpoint import holds_spectrogram_gan
-    from sepprior.outputs import check_output_file, whole_files, write_csv
+    from sepprior.outputs import (
+        check_distinct,
+        check_output_file,
+        whole_files,
+        write_csv,
+    )
 
     if holds_spectrogram_gan(prior_path):
         if label is not None:
@@ -208,6 +219,7 @@ def sample_command(
         return
     if output is not None:
         check_output_file(output, suffixes=[".csv", ".npy"])
+        check_distinct([output], [prior_path])
 
     import numpy as np
     import torch

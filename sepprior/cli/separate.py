@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -182,7 +183,13 @@ def separate_command(
     Exit status: 0; 2 for input that cannot be used; 3 where --keep-going left some out.
     """
     from sepprior.data import read_measurements
-    from sepprior.outputs import check_output_folder, separation_files
+    from sepprior.data.listing import list_files
+    from sepprior.outputs import (
+        check_distinct,
+        check_output_folder,
+        check_same_source,
+        separation_files,
+    )
 
     form = find_signal(signal)
     limits, held = read_pairs("--bounds", bounds), read_values("--fix", fixed)
@@ -262,6 +269,9 @@ def separate_command(
         )
         for item in measurements
     ]
+    check_distinct(chain.from_iterable(files), [path, *list_files(measurement)])
+    for item, (_, fit, *_) in zip(measurements, files, strict=True):
+        check_same_source(fit, item.source)
     for folder in {paths[0].parent for paths in files}:
         check_output_folder(folder)
 

@@ -13,7 +13,12 @@ import click
 
 from sepprior.cli.separate import say_rate_is_assumed
 from sepprior.errors import SeppriorError
-from sepprior.outputs import check_output_folder, to_json, whole_files
+from sepprior.outputs import (
+    check_distinct,
+    check_output_folder,
+    to_json,
+    whole_files,
+)
 from sepprior.table_files import SUFFIXES, open_columns, write_table
 
 if TYPE_CHECKING:
@@ -101,6 +106,7 @@ def track_files(
         SeppriorError: an input or an option cannot be used.
     """
     from sepprior.data import open_measurements
+    from sepprior.data.listing import list_files
     from sepprior.tracking import grid_for
 
     grid_for(prior, window=window, hop=hop)  # before anything is read
@@ -114,7 +120,10 @@ def track_files(
             f"-o '{output.table}' names the table of one recording, but there are "
             f"several ('{first.name}', '{second.name}', ...): name a folder"
         )
+    inputs, written = list(list_files(paths)), []
     for stream in chain([first], streams):
+        written += output.files_of(stream)
+        check_distinct(written, inputs)
         _track_file(stream, prior, options, output, window=window, hop=hop)
 
 

@@ -103,9 +103,11 @@ def train_noise_command(
     size such as 128 x 128. What is learned then generates spectrograms (sepprior
     sample) and cannot separate.
     """
-    from sepprior.outputs import StepLog, check_output_file
+    from sepprior.outputs import StepLog, check_distinct, check_output_file
 
     check_output_file(output, suffixes=[".safetensors"])
+    log_path = output.with_suffix(".jsonl")
+    check_distinct([output, log_path], noise)
     recipe = _recipe(config_file, model, resumed=output if resume else None)
     recipe = override(recipe, {"window": window, "steps": steps, "seed": seed})
 
@@ -129,7 +131,6 @@ def train_noise_command(
         for _ in records:
             pass
         return
-    log_path = output.with_suffix(".jsonl")
     try:
         with StepLog(log_path, resume=resume) as log:
             total = getattr(recipe, "steps", 1)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Generator as Stream
 from dataclasses import dataclass
@@ -27,7 +30,8 @@ from sepprior.data import (
     data_hash,
     split_recording,
 )
-from sepprior.errors import SeppriorError
+from sepprior.errors import SeppriorError, SeppriorWarning
+from sepprior.outputs import check_output_file
 from sepprior.priors import GaussianPrior, Prior
 from sepprior.torch_state import usual_torch
 from sepprior.training.contract import Task, Trainer, unheard
@@ -78,6 +82,8 @@ def train(
         SeppriorError: too little noise, diverging losses, a training state that does
             not fit.
     """
+    if output is not None:
+        check_output_file(Path(output), suffixes=[".safetensors"])
     place = resolve_device(join_processes(device))
     # Of several processes the first one writes.
     path = Path(output) if output is not None and not current_ranks().rank else None
@@ -116,7 +122,7 @@ def train(
         ).to(place)
         prior.metadata |= _validated(prior, task)
         if path is not None:
-            save_prior(prior, path)
+            _save_last(prior, path)
         yield {"step": 1, "steps": 1, "seconds": 0.0} | prior.metadata["heldout"]
         return prior
     state = (
@@ -157,9 +163,43 @@ def _run(
             _save(last_tick, path)
     if path is not None:
         last = _snapshot(trainer, task)
-        save_tensors(last.tensors, last.header, resume_path(path))
-        save_prior(prior, path)
+        _save_last(prior, path)
+        with contextlib.suppress(OSError):
+            save_tensors(last.tensors, last.header, resume_path(path))
     return prior
+
+
+def _save_last(prior: Prior, path: Path) -> None:
+    """Write the trained prior, to another folder where it cannot be written to its own.
+
+    Raises:
+        SeppriorError: neither can be written to. It says where the prior is, if it is
+            anywhere.
+    """
+    try:
+        save_prior(prior, path)
+        return
+    except OSError as error:
+        reason = error.strerror or error
+    told = f"the prior could not be written to '{path}' ({reason})"
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="sepprior-"))
+        save_prior(prior, folder / path.name)
+    except OSError as error:
+        raise UnsavedError(f"{told}, nor elsewhere: it is lost", prior) from error
+    raise UnsavedError(f"{told}: it is kept as '{folder / path.name}'", prior)
+
+
+class UnsavedError(SeppriorError):
+    """A prior was trained and could not be written where it was to be.
+
+    Attributes:
+        prior: the prior.
+    """
+
+    def __init__(self, message: str, prior: Prior) -> None:
+        super().__init__(message)
+        self.prior = prior
 
 
 def _ticks(
@@ -297,6 +337,9 @@ def train_noise(
             next(stream)
         except StopIteration as end:
             return end.value
+        except UnsavedError as error:
+            warnings.warn(str(error), SeppriorWarning, stacklevel=2)
+            return error.prior
 
 
 __all__ = ["resume_path", "train", "train_noise"]
