@@ -203,7 +203,7 @@ def _values(
             free, layout.counters, layout.kinds, strict=True
         )
     ]
-    several = sum(numeric) > 1 or "text" in layout.kinds
+    several = sum(free) > 1 or "text" in layout.kinds
     if several:  # a number of the row is no sample
         free = [
             ok and not counter
