@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -447,8 +449,6 @@ def test_each_worker_has_its_own_gpu_or_its_share_of_the_cores(monkeypatch):
     assert cluster.visible_gpus() == ["2", "GPU-5a"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert cluster.visible_gpus() == []
-    spec = cluster.local_workers(2)
-    assert spec[1]["options"]["env"]["OMP_NUM_THREADS"] == "4"
 
 
 def worker_processes() -> list[psutil.Process]:
@@ -473,6 +473,43 @@ def test_a_dask_worker_that_is_killed_loses_nothing(tmp_path, prior, monkeypatch
     assert last.windows == 1500
     assert read(tmp_path / "dask").equals(read(tmp_path / "local"))
     assert not [p for p in worker_processes() if p.status() != "zombie"]
+
+
+def listening() -> list[tuple[str, int]]:
+    """Addresses at which this process and its children listen."""
+    me = psutil.Process()
+    found = [c for p in (me, *me.children(True)) for c in p.net_connections("inet")]
+    return [tuple(c.laddr) for c in found if c.status == psutil.CONN_LISTEN]
+
+
+def refuses_strangers(address: tuple[str, int], context: ssl.SSLContext) -> bool:
+    """Whether a port talks TLS, and ends the talk without a certificate."""
+    with socket.create_connection(address, timeout=10) as raw:
+        try:
+            with context.wrap_socket(raw) as talk:
+                return talk.recv(1) == b""
+        except ssl.SSLError as error:
+            return "CERTIFICATE_REQUIRED" in str(error)
+
+
+def test_a_local_dask_cluster_talks_to_nobody_else():
+    from distributed import Client
+
+    from sepprior.many.closed import closed_cluster
+
+    before = set(listening())
+    stranger = ssl.create_default_context()
+    stranger.check_hostname, stranger.verify_mode = False, ssl.CERT_NONE
+    with closed_cluster([{}]) as local_cluster:
+        with Client(local_cluster) as client:
+            assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+        ports = set(listening()) - before
+        assert len(ports) == 3  # of the scheduler, the nanny and the worker
+        assert {host for host, _ in ports} == {"127.0.0.1"}
+        assert all(refuses_strangers(address, stranger) for address in ports)
+        plain = local_cluster.scheduler_address.replace("tls:", "tcp:")
+        with pytest.raises(OSError):
+            Client(plain, timeout=2)
 
 
 def test_a_scheduler_that_does_not_answer(tmp_path, prior, monkeypatch):

@@ -1,14 +1,14 @@
 """Jobs done by the workers of a Dask cluster.
 
 The workers read the inputs and the prior themselves, under the same paths; a local
-cluster has one worker per GPU where there are several, else as many as asked for. The
-finished parts come back to this process, which writes them. A worker that dies is
-replaced and its jobs are done again by another.
+cluster has one worker per GPU where there are several, else as many as asked for, and
+takes orders from this process alone. The finished parts come back to this process,
+which writes them. A worker that dies is replaced, and its jobs are done again by
+another.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -48,14 +48,17 @@ def do_on_cluster(
         scheduler: address of a cluster that runs already, to use instead.
 
     Raises:
-        SeppriorError: an input or an option cannot be used, dask is not installed, the
-            scheduler does not answer, or a job has killed several workers.
+        SeppriorError: an input or an option cannot be used, dask or cryptography is
+            missing, the scheduler does not answer, or a job has killed several workers.
     """
     try:
+        if scheduler is None:
+            import cryptography  # noqa: F401  # makes the certificate of the cluster
         from distributed import KilledWorker, as_completed
     except ImportError as error:
         raise SeppriorError(
-            "--engine dask needs dask.distributed; pip install 'sepprior[cluster]'"
+            "--engine dask needs dask.distributed, and cryptography for a cluster of "
+            "its own; pip install 'sepprior[cluster]'"
         ) from error
     with _client(workers, scheduler) as client:
         running: dict[Any, Job] = {}
@@ -102,7 +105,9 @@ def _threads(client: Any) -> int:
 def _client(workers: int | None, scheduler: str | None) -> Iterator[Client]:
     """A client of a running cluster, or of a local one made for it."""
     import dask.config
-    from distributed import Client, SpecCluster
+    from distributed import Client
+
+    from sepprior.many.closed import closed_cluster
 
     memory = {
         "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": KEPT_BYTES,
@@ -113,12 +118,8 @@ def _client(workers: int | None, scheduler: str | None) -> Iterator[Client]:
         try:
             target: Any = scheduler
             if scheduler is None:
-                # Restarts of workers are nothing that a user has to read about.
-                quiet: Any = logging.CRITICAL
-                spec = local_workers(workers)
-                target = stack.enter_context(
-                    SpecCluster(spec, scheduler=_local_scheduler(), silence_logs=quiet)
-                )
+                found = environments(workers, visible_gpus())
+                target = stack.enter_context(closed_cluster(found))
             client = stack.enter_context(Client(target, timeout=PATIENCE))
             client.wait_for_workers(1, timeout=PATIENCE)
         except (OSError, TimeoutError, ValueError) as error:
@@ -128,35 +129,6 @@ def _client(workers: int | None, scheduler: str | None) -> Iterator[Client]:
                 "that has workers, such as tcp://host:8786"
             ) from error
         yield client
-
-
-def _local_scheduler() -> dict[str, Any]:
-    from distributed import Scheduler
-
-    return {
-        "cls": Scheduler,
-        "options": {"host": "127.0.0.1", "port": 0, "dashboard": False},
-    }
-
-
-def local_workers(workers: int | None) -> dict[int, dict[str, Any]]:
-    """Workers of a local cluster, each in a process that is restarted when it dies."""
-    from distributed import Nanny
-
-    return {
-        number: {
-            "cls": Nanny,
-            "options": {
-                "nthreads": 1,
-                "env": environment,
-                "dashboard": False,
-                "dashboard_address": None,
-                "host": "127.0.0.1",
-                "silence_logs": logging.CRITICAL,
-            },
-        }
-        for number, environment in enumerate(environments(workers, visible_gpus()))
-    }
 
 
 def visible_gpus() -> list[str]:
