@@ -128,7 +128,7 @@ def analyse(
         spectrum=spectrum,
     )
     gls = fits[0]
-    robust = robust_fit(form, record, whitener, gls)
+    robust = robust_fit(form, record, whitener, gls, own_start=guess is None)
     n = len(record.x)
     ones = torch.ones(n, dtype=torch.float64, device=record.x.device)
     outcome = Outcome(

@@ -179,6 +179,10 @@ class MaskedWhitener:
         }
         return part
 
+    def select(self, rows: Tensor) -> MaskedWhitener:
+        """The same for some of the measurements."""
+        return MaskedWhitener(self.whitener, self.present[rows])
+
     def forward(self, columns: Tensor, which: Tensor) -> Tensor:
         """Whiten columns (Q, k, W, N) of the measurements `which` (Q,)."""
         white = self.whitener.forward(columns)

@@ -23,7 +23,9 @@ from sepprior.inference.least_squares import (
     parts_of,
     solve_normal,
 )
+from sepprior.inference.periodogram import precision_times
 from sepprior.inference.record import MaskedWhitener, Record
+from sepprior.inference.starts import gls_starts
 from sepprior.signals.form import Form, clamp, prior_energy
 
 STEPS = 20
@@ -32,6 +34,14 @@ CAUCHY_SCALE = 2.385
 MAD_TO_SD = 1.4826
 NEGLIGIBLE = 1e-10
 """Nats: a step that gains less is the last; steps shorten by a constant factor."""
+GROSS = 8.0
+"""Robust standard deviations beyond which a sample is no noise."""
+MOST_OUTLIERS = 16
+"""Gross outliers of one window that are looked for."""
+CLEARLY = 0.1
+"""Nats by which a fit from elsewhere has to be better."""
+EACH_OUTLIER = 50.0
+"""Nats that each sample has to gain to be left free."""
 MEDIAN_SAMPLES = 2**22
 """Of more residuals every k-th makes the median: its error is then one of 1e-3."""
 
@@ -168,17 +178,57 @@ def cauchy_weights(residual: Tensor, scale: Tensor) -> Tensor:
     return (residual / scale).square_().add_(1.0).reciprocal_()
 
 
-def robust_fit(form: Form, record: Record, whitener: MaskedWhitener, start: Fit) -> Fit:
+def robust_fit(
+    form: Form,
+    record: Record,
+    whitener: MaskedWhitener,
+    start: Fit,
+    *,
+    own_start: bool = True,
+) -> Fit:
     """Cauchy regression on whitened residuals, by re-weighted least squares.
+
+    Measurements with gross outliers have a second start, from least squares with these
+    samples free; the lower Cauchy loss is kept. Where whitening has smeared an outlier
+    over too much of the measurement the fit with the free samples is the answer.
 
     Args:
         form: the signal.
         record: B measurements.
         whitener: of the stationary noise.
         start: generalised least squares.
+        own_start: search the measurements without their gross outliers too.
     """
-    everyone = torch.arange(len(record.x), device=record.x.device)
-    regression = _Regression(form, record, whitener, start.residual.clone())
+    fit = _descend(_Regression(form, record, whitener, start.residual.clone()), start)
+    if not own_start:
+        return fit
+    cleaned, outliers = without_outliers(record, whitener)
+    rows = outliers.nonzero().flatten()
+    if not len(rows):
+        return fit
+    given, part = record.select(rows), cleaned.select(rows)
+    of_part = whitener.select(rows)
+    (least, *_) = gls_starts(form, part, of_part, n_starts=1)
+    regression = _Regression(form, part, of_part, least.residual.clone())
+    freed = _descend(regression, least)
+    change = gls_features(of_part)(
+        (given.x - part.x).unsqueeze(1), torch.arange(len(rows), device=rows.device)
+    )[:, 0]
+    again = _Regression(form, given, of_part, freed.residual + change)
+    for other, cost in (
+        (_descend(again, freed), CLEARLY),
+        (freed, EACH_OUTLIER * outliers[rows]),
+    ):
+        won = _lower_loss(form, fit, other, rows) > cost
+        for name, value in vars(fit).items():
+            value[rows[won]] = getattr(other, name)[won]
+    return fit
+
+
+def _descend(regression: _Regression, start: Fit) -> Fit:
+    """The fit from the regression's residual on."""
+    form = regression.form
+    everyone = torch.arange(len(start.theta), device=start.theta.device)
     active, theta = everyone, start.theta
     found, energy = theta.clone(), start.energy.clone()
     scale = regression.scale(everyone)
@@ -199,3 +249,68 @@ def robust_fit(form: Form, record: Record, whitener: MaskedWhitener, start: Fit)
     theta = torch.cat([found[:, :n], q], -1)
     covariance = regression.covariance(everyone, theta)
     return Fit(theta, covariance, energy, regression.residual)
+
+
+def _lower_loss(form: Form, fit: Fit, other: Fit, rows: Tensor) -> Tensor:
+    """By how much another fit of `rows` has the lower Cauchy loss, nats, (Q,).
+
+    Both are judged on the smaller of their scales.
+    """
+    residuals = fit.residual[rows], other.residual
+    middles = [r.abs().nanmedian(-1, keepdim=True).values for r in residuals]
+    sd = MAD_TO_SD * torch.minimum(*middles).clamp_min(1e-12)
+    loss = [
+        0.5 * CAUCHY_SCALE**2 * (r / (CAUCHY_SCALE * sd)).square().log1p().sum(-1)
+        for r in residuals
+    ]
+    prior = prior_energy(form, fit.theta[rows]) - prior_energy(form, other.theta)
+    return loss[0] - loss[1] + prior
+
+
+def without_outliers(record: Record, whitener: MaskedWhitener) -> tuple[Record, Tensor]:
+    """Measurements whose gross outliers are what the noise around them predicts.
+
+    In noise of precision P a lone sample that is off by a leaves ``P x`` largest
+    there: the largest one of a window is set free (orthogonal matching pursuit), until
+    none is beyond `GROSS`.
+
+    Returns:
+        The measurements (B, W, N), and how many samples of each were replaced, (B,).
+    """
+    everyone = torch.arange(len(record.x), device=record.x.device)
+    weighted = precision_times(whitener, record.x.unsqueeze(1), everyone)[:, 0]
+    free = torch.zeros_like(record.present)
+    x = record.x
+    rows = everyone
+    for _ in range(MOST_OUTLIERS):
+        size = weighted.view(len(rows), *x.shape[1:]).abs()
+        some = size.masked_fill(~record.present[rows], math.nan).flatten(1)
+        step = max(1, some.shape[1] // MEDIAN_SAMPLES)
+        middle = some[:, ::step].nanmedian(-1).values
+        largest, place = size.max(-1)
+        beyond = largest > GROSS * MAD_TO_SD * middle[:, None]
+        if not bool(beyond.any()):
+            break
+        x = x.clone() if x is record.x else x
+        for q, w in beyond.nonzero().tolist():
+            row = int(rows[q])
+            free[row, w, place[q, w]] = True
+            own = rows[q : q + 1]
+            _set_free(x[row, w], free[row, w], whitener.select(own).windows(w, w + 1))
+        going = beyond.any(-1)
+        rows = rows[going]
+        part = whitener.select(rows)
+        columns = x[rows].unsqueeze(1)
+        here = torch.arange(len(rows), device=rows.device)
+        weighted = precision_times(part, columns, here)[:, 0]
+    return record.with_values(x), free.flatten(1).sum(-1)
+
+
+def _set_free(x: Tensor, free: Tensor, whitener: MaskedWhitener) -> None:
+    """Gives some samples of a window (N,) their mean under the noise, in place."""
+    eye = torch.eye(len(x), dtype=x.dtype, device=x.device)[free]
+    columns = torch.cat([eye, x[None]])[None, :, None]
+    white = whitener.forward(columns, torch.zeros(1, dtype=torch.long))[0, :, 0]
+    impulses, target = white[:-1], white[-1]
+    shift = torch.linalg.solve(impulses @ impulses.mT, impulses @ target)
+    x[free] -= shift
