@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import os
 import warnings
 from dataclasses import dataclass
 
@@ -12,7 +12,19 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from sepprior.data import MIN_SAMPLES, given
-from sepprior.errors import SeppriorError
+from sepprior.errors import (
+    SeppriorError,
+    mapping,
+    one_of,
+    real_number,
+    shown,
+    whole_number,
+)
+
+MOST_COMPONENTS = 40
+"""Sinusoids that are fitted together: of more the search takes minutes."""
+MOST_STARTS = 1000
+OBJECTIVES = ("joint", "plain")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +93,9 @@ def checked_band(
 ) -> tuple[float, float]:
     """The band searched, Hz, with its defaults filled in; `n` samples at `rate`."""
     nyquist = 0.5 * rate
-    low = rate / n if fmin is None else float(fmin)
-    high = nyquist * (1.0 - 1.0 / n) if fmax is None else float(fmax)
-    if not (0.0 < low < high < nyquist) or not math.isfinite(low + high):
+    low = rate / n if fmin is None else real_number("fmin", fmin)
+    high = nyquist * (1.0 - 1.0 / n) if fmax is None else real_number("fmax", fmax)
+    if not 0.0 < low < high < nyquist:
         raise SeppriorError(
             f"the band {low:.6g} to {high:.6g} Hz cannot be searched: give 0 < fmin < "
             f"fmax < {nyquist:.6g} Hz, half the sample rate"
@@ -92,31 +104,75 @@ def checked_band(
 
 
 def check_options(
-    components: int | str, objective: str, starts: int | None, n: int
+    *,
+    signal: object,
+    components: object,
+    objective: object,
+    starts: object,
+    seed: object,
+    fmin: object,
+    fmax: object,
+    **known: object,
 ) -> None:
-    """Refuse options that cannot be used with `n` measurements."""
-    if components == "auto":
-        if n > 1:
-            raise SeppriorError(
-                f"components='auto' chooses for one measurement, {n} were given; "
-                "call separate for each, or give the number of sinusoids"
-            )
-    elif not isinstance(components, int) or components < 1:
+    """Refuse options of a fit that cannot be used, whatever is fitted.
+
+    `known` are bounds, fixed, guess and expected.
+    """
+    if not (isinstance(components, str) and components == "auto"):
+        whole_number("components", components, most=MOST_COMPONENTS)
+    one_of("objective", objective, OBJECTIVES)
+    if starts is not None:
+        whole_number("starts", starts, most=MOST_STARTS)
+    whole_number("seed", seed, least=0)
+    for name, value in (("fmin", fmin), ("fmax", fmax)):
+        if value is not None:
+            real_number(name, value)
+    for name, values in known.items():
+        mapping(name, values)
+    check_signal(signal, components, fmin=fmin, fmax=fmax)
+
+
+def check_freedom(parameters: int, data: np.ndarray) -> None:
+    """Refuse to fit as many parameters as there are samples.
+
+    Args:
+        parameters: that are not fixed.
+        data: shape (B, N), NaN where missing.
+    """
+    fewest = int(np.isfinite(data).sum(-1).min())
+    if parameters >= fewest:
         raise SeppriorError(
-            f"components={components!r}: give a positive integer or 'auto'"
+            f"{parameters} parameters cannot be fitted to {fewest} samples: give fewer "
+            "components, fix parameters, or measure longer"
         )
-    if objective not in ("joint", "plain"):
-        raise SeppriorError(f"objective={objective!r}: give 'joint' or 'plain'")
-    if starts is not None and starts < 1:
-        raise SeppriorError(f"starts={starts!r}: give a positive integer")
+
+
+def check_prior(prior: object, *, learned: bool = False) -> None:
+    """Refuse what is not a noise prior.
+
+    Args:
+        prior: what was given for one.
+        learned: it must be more than a stationary Gaussian.
+    """
+    if isinstance(prior, (str, os.PathLike)):
+        raise SeppriorError(
+            f"prior={shown(prior)}: a path was given; read it with "
+            "sepprior.load_prior(path)"
+        )
+    members = ("window", "sample_rate", "level", "autocovariance", "sample", "metadata")
+    if isinstance(prior, type) or not all(hasattr(prior, name) for name in members):
+        raise SeppriorError(
+            f"prior={shown(prior)}: expected a noise prior, from sepprior.load_prior "
+            "or sepprior.train_noise"
+        )
 
 
 def check_signal(
-    signal: object, components: int | str, *, fmin: float | None, fmax: float | None
+    signal: object, components: object, *, fmin: object, fmax: object
 ) -> None:
     """Refuse a signal together with options that mean nothing for it."""
     if callable(signal):
-        if components != 1:
+        if isinstance(components, str) or components != 1:
             raise SeppriorError(
                 f"components={components!r} means nothing for a function; "
                 "write the components into it"
@@ -128,9 +184,9 @@ def check_signal(
             )
     elif not isinstance(signal, str):
         raise SeppriorError(
-            f"signal={signal!r}: give a name or a function f(t, a, b, ...)"
+            f"signal={shown(signal)}: give a name or a function f(t, a, b, ...)"
         )
-    elif components == "auto" and signal != "sinusoid":
+    elif isinstance(components, str) and signal != "sinusoid":
         raise SeppriorError(
             f"components='auto' counts sinusoids; give the number for '{signal}'"
         )

@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from sepprior.errors import SeppriorError
+from sepprior.errors import SeppriorError, real_number
 
 RATE_TOLERANCE = 1e-3
 """Relative difference up to which two sample rates count as the same.
@@ -24,6 +24,9 @@ def check_sample_rate(given: float, expected: float, *, subject: str) -> None:
         SeppriorError: The two differ by more than 0.1 %; the message has the integers
             of the resampling that makes them agree.
     """
+    given = real_number("sample_rate", given)
+    if given <= 0:
+        raise SeppriorError(f"sample_rate={given:.6g}: give a positive number, in Hz")
     if abs(given - expected) <= RATE_TOLERANCE * expected:
         return
     up, down = resampling_factors(given, expected)

@@ -12,13 +12,15 @@ from torch import Tensor
 
 from sepprior.arguments import (
     Checked,
+    check_freedom,
     check_options,
-    check_signal,
+    check_prior,
     checked_band,
     checked_measurements,
     tensor_of,
 )
 from sepprior.checkpoint import resolve_device
+from sepprior.errors import SeppriorError
 from sepprior.formatting import units_of
 from sepprior.inference import error_bars, novelty
 from sepprior.inference.change import likeliest_change
@@ -128,21 +130,42 @@ def separate(
     Raises:
         SeppriorError: `x`, the band or an option cannot be used.
     """
+    check_prior(prior)
+    known = {"bounds": bounds, "fixed": fixed, "guess": guess, "expected": expected}
+    check_options(
+        signal=signal,
+        components=components,
+        objective=objective,
+        starts=starts,
+        seed=seed,
+        fmin=fmin,
+        fmax=fmax,
+        **known,
+    )
     if device is not None:
         prior = prior.to(resolve_device(device))
     if label is not None:
         prior = with_label(prior, label)
     single, data, told = checked_measurements(x, sample_rate=sample_rate)
-    rate = float(prior.sample_rate if told is None else told)
+    rate = prior.sample_rate if told is None else told
     check_sample_rate(rate, prior.sample_rate, subject="x")
+    rate = float(rate)
     low, high = checked_band(fmin, fmax, rate, data.shape[1])
-    check_options(components, objective, starts, len(data))
-    check_signal(signal, components, fmin=fmin, fmax=fmax)
+    if components == "auto" and len(data) > 1:
+        raise SeppriorError(
+            f"components='auto' chooses for one measurement, {len(data)} were given; "
+            "call separate for each, or give the number of sinusoids"
+        )
     if objective == "plain":
+        if not prior.learned:
+            raise SeppriorError(
+                "objective='plain' fits the waveform of a generator, and a "
+                f"{prior.name} prior has none: leave objective out"
+            )
         prior = PlainPrior.of(prior)
     bars = error_bars.checked(method, draws, seed, prior, expected=bool(expected))
-    known = [name for part in (bounds, fixed, guess, expected) for name in part or ()]
-    free_bias = isinstance(signal, str) and "bias" not in known
+    named = {name for part in known.values() for name in part or ()}
+    free_bias = isinstance(signal, str) and "bias" not in named
 
     def laid_out(rows: np.ndarray) -> tuple[Record, Tensor]:
         """Measurements in windows, and the constants that were taken off, (B, 1)."""
@@ -167,6 +190,7 @@ def separate(
         guess=guess,
         expected=expected,
     )
+    check_freedom(len(form.names) - len(fixed or ()), data)
     null = null_gains(prior, form, geometry, fmin=low, fmax=high, seed=seed)
     learned = _prior_adds(prior)
     n_windows = -(-data.shape[1] // prior.window)
@@ -427,7 +451,7 @@ def _assemble(
     status = [
         describe(
             {k: v[i] for k, v in diagnostics.items()},
-            others=others[i][np.isfinite(others[i])],
+            frequencies=others[i][np.isfinite(others[i])],
             unfinished=bool(prior.metadata.get("unfinished")),
             on_bound=[n for n, at in zip(form.curved, edge, strict=True) if at],
             tried=bool(tried),

@@ -17,7 +17,7 @@ def describe(
     on_bound: Sequence[str],
     tried: bool,
     learned: bool,
-    others: Sequence[float] = (),
+    frequencies: Sequence[float] = (),
     unfinished: bool = False,
 ) -> str:
     """One sentence for one measurement, "ok" first unless something is wrong.
@@ -27,7 +27,7 @@ def describe(
         on_bound: parameters that sit on a bound.
         tried: the joint solver was run.
         learned: the prior is more than a stationary Gaussian.
-        others: frequencies that fit about as well, Hz.
+        frequencies: others that fit about as well, Hz.
         unfinished: the prior's training was stopped, or still runs.
     """
     notes = []
@@ -40,8 +40,8 @@ def describe(
         notes.append(_changed(facts))
     if not facts["detected"]:
         notes.append("no signal detected: the parameters may describe noise")
-    if len(others) and facts["detected"]:
-        listed = ", ".join(f"{frequency:.6g}" for frequency in others)
+    if len(frequencies) and facts["detected"]:
+        listed = ", ".join(f"{frequency:.6g}" for frequency in frequencies)
         notes.append(
             f"other frequencies fit about as well ({listed} Hz; this one has the "
             f"probability {facts['frequency_probability']:.2g}): the intervals hold "

@@ -119,7 +119,7 @@ def test_saving_replaces_the_file_or_leaves_it(tmp_path, monkeypatch):
 
 
 def test_a_prior_made_of_code_is_not_stored(tmp_path):
-    with pytest.raises(TypeError, match="cannot be saved"):
+    with pytest.raises(SeppriorError, match="cannot be saved"):
         save_prior(linear()[0], tmp_path / "prior.safetensors")
     assert not list(tmp_path.iterdir())
 

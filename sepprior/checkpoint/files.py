@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sepprior.errors import SeppriorError
+from sepprior.errors import SeppriorError, shown
 from sepprior.outputs import whole_files
 
 _KEY = "sepprior"
@@ -95,6 +95,10 @@ def resolve_device(device: str) -> torch.device:
     Raises:
         SeppriorError: unknown or absent device.
     """
+    if not isinstance(device, str | torch.device):
+        raise SeppriorError(
+            f"device={shown(device)}: give 'auto', 'cpu' or 'cuda', in quotes"
+        )
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

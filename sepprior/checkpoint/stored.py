@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sepprior.checkpoint import diffusion, gaussian, generator, specgan, spectrogram
 from sepprior.checkpoint.files import load_tensors, resolve_device, save_tensors
-from sepprior.errors import SeppriorError
+from sepprior.errors import SeppriorError, file_path
 from sepprior.priors import Prior
 from sepprior.torch_state import usual_torch
 
@@ -62,11 +62,13 @@ def save_prior(prior: Prior, path: str | Path) -> None:
         path: the file; replaced in one atomic step if it exists.
 
     Raises:
-        TypeError: the prior wraps code of the user's own, which is not stored.
+        SeppriorError: the prior wraps code of the user's own, which is not stored.
     """
-    form = FORMS.get(prior.name)
+    path = file_path("path", path)
+    form = FORMS.get(getattr(prior, "name", ""))
     if form is None:
-        raise TypeError(f"a {prior.name} prior holds code and cannot be saved")
+        kind = getattr(prior, "name", type(prior).__name__)
+        raise SeppriorError(f"a {kind} holds code, or is no prior: it cannot be saved")
     tensors, structure = form.pack(prior)
     header = {
         "format": FORMAT,
@@ -95,6 +97,7 @@ def load_prior(path: str | Path, *, device: str = "auto") -> Prior:
         SeppriorError: the file is missing, damaged, of another program or of a newer
             version.
     """
+    path = file_path("path", path)
     tensors, header = load_tensors(path)
     if header.get("format") != FORMAT or "kind" not in header:
         raise SeppriorError(

@@ -62,7 +62,7 @@ REFERENCE = "gls_scipy"
 @click.option(
     "--duration",
     multiple=True,
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(min=0, max=1e5, min_open=True),
     metavar="S",
     help="Only windows of this length, in s.  [default: 10 and 1]",
 )
@@ -82,7 +82,7 @@ REFERENCE = "gls_scipy"
 @click.option("--peers", is_flag=True, help="Also methods of other packages.")
 @click.option(
     "--trials",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 10**6),
     default=400,
     show_default=True,
     metavar="N",

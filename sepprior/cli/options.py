@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from sepprior.errors import MOST_SEED
+
 DEFAULT_PRIOR = Path("prior.safetensors")
 """Where a prior is written, and looked for in the working directory."""
 
@@ -124,13 +126,33 @@ label_option = click.option(
     help="Kind of noise, for a prior trained with labels.  [default: inferred]",
 )
 seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N"
+    "--seed",
+    type=click.IntRange(0, MOST_SEED),
+    default=0,
+    show_default=True,
+    metavar="N",
 )
+
+
+class PathType(click.Path):
+    """A path that a file can have."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Refuse the character NUL, which ends a name for the system."""
+        if "\0" in str(value):
+            self.fail("a path cannot hold the character NUL", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 folder_option = click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=PathType(path_type=Path),
     metavar="DIR",
     help="Folder for the files that are written.  [default: beside the input]",
 )
-path_type = click.Path(path_type=Path)
+
+
+path_type = PathType(path_type=Path)

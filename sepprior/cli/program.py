@@ -10,6 +10,9 @@ import click
 
 from sepprior.errors import SeppriorError, SeppriorWarning
 
+LONGEST = 480
+"""Characters of a message, at most."""
+
 
 class InputError(click.ClickException):
     """Input that cannot be used, printed as one line."""
@@ -17,7 +20,8 @@ class InputError(click.ClickException):
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        line = " ".join(message.split())
+        super().__init__(line if len(line) <= LONGEST else f"{line[:LONGEST]}...")
 
 
 class Program(click.Group):

@@ -26,7 +26,7 @@ from sepprior.config import (
     load_config,
     override,
 )
-from sepprior.errors import SeppriorError
+from sepprior.errors import MOST_SEED, SeppriorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -63,7 +63,12 @@ SPECTROGRAMS = "spectrograms"
 @click.option("--window", type=int, metavar="N", help="Samples of a noise window.")
 @click.option("--steps", type=int, metavar="N", help="Training steps.")
 @device_option
-@click.option("--seed", type=int, metavar="N", help="Seed of the training.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, MOST_SEED),
+    metavar="N",
+    help="Seed of the training.",
+)
 @click.option("--resume", is_flag=True, help="Continue an interrupted training.")
 @click.option(
     "-o",

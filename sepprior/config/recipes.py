@@ -66,7 +66,7 @@ def load_config(path: str | Path, *, model: str | None = None) -> NoiseConfig:
         raise SeppriorError(
             f"config file '{path}' is not text: give a TOML file in UTF-8"
         ) from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise SeppriorError(
             f"config file '{path}' is not valid TOML: {error}; write lines such as "
             "window = 300"

@@ -23,7 +23,7 @@ from sepprior.data.series import (
     part_of,
     sample_number,
 )
-from sepprior.errors import SeppriorError
+from sepprior.errors import SeppriorError, real_number
 from sepprior.rates import RATE_TOLERANCE
 
 _EQUAL_SEGMENTS = 10  # from this many segments of one length, whole ones are held out
@@ -252,7 +252,7 @@ def data_hash(recording: Recording) -> str:
 
 def check_rate(sample_rate: float) -> None:
     """Refuse a sample rate that is not a positive number."""
-    if not (np.isfinite(sample_rate) and sample_rate > 0):
+    if real_number("sample_rate", sample_rate) <= 0:
         raise SeppriorError(
             f"the sample rate is {sample_rate}; expected a positive number in Hz"
         )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sepprior.errors import SeppriorError
+from sepprior.errors import SeppriorError, one_of, whole_number
 from sepprior.inference import calibration, weak
 from sepprior.inference.bootstrap import replicas
 from sepprior.inference.chains import CHAINS
@@ -43,6 +43,8 @@ REPLICAS = 200
 """Of a bootstrap by default: a standard error is then known to 5 %."""
 DRAWS = 1000
 """From a posterior by default, in all chains together."""
+MOST = 10**6
+"""Draws of one measurement, at most: memory is bounded by it."""
 FEWEST = 40
 """A 2.5 % quantile needs one draw beyond it."""
 TAIL = 0.025
@@ -144,11 +146,7 @@ def checked(
     Raises:
         SeppriorError: a combination that does not exist.
     """
-    if method not in METHODS:
-        raise SeppriorError(
-            f"method={method!r}: give {', '.join(map(repr, METHODS[:-1]))} or "
-            f"{METHODS[-1]!r}"
-        )
+    one_of("method", method, METHODS)
     if method == "laplace":
         if draws is not None:
             raise SeppriorError(
@@ -156,7 +154,7 @@ def checked(
                 "'bootstrap', 'mcmc' or 'langevin', or leave draws out"
             )
         return ErrorBars(method, 0, seed)
-    if draws is not None and draws < FEWEST:
+    if draws is not None and whole_number("draws", draws, most=MOST) < FEWEST:
         raise SeppriorError(
             f"draws={draws}: 95 % intervals need at least {FEWEST} draws"
         )

@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sepprior.priors.base import HALF_LOG_2PI, Decoded, unit_curvature, unit_scale
+from sepprior.priors.base import (
+    HALF_LOG_2PI,
+    Decoded,
+    sample_count,
+    unit_curvature,
+    unit_scale,
+)
 from sepprior.priors.latent import LatentSpace
 from sepprior.priors.marginal import laplace_nll
 from sepprior.priors.range_error import RangeError
@@ -100,6 +106,7 @@ class AdditivePrior(ABC):
     @usual_torch()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """`n` windows of noise in data units, level included, (n, N), float64."""
+        n = sample_count(n, self.window)
         z = torch.randn((n, self.n_latent), generator=generator, dtype=self.dtype)
         white = torch.randn(
             (n, self.window), generator=generator, dtype=torch.float64

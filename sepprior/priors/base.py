@@ -22,10 +22,14 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from sepprior.errors import whole_number
+
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 GAIN_SIGMAS = 2.0
 """Standard errors by which a prior's held-out likelihood must beat the Gaussian's."""
+MOST_DRAWN = 2**30
+"""Samples that are drawn in one call, at most: 8 GiB."""
 ROUNDING = 1e-6
 """Nats per sample that single precision may add, the same in every window."""
 
@@ -187,6 +191,11 @@ def beats_gaussian(heldout: Mapping[str, float]) -> bool:
             ``gain_stderr``, nats per sample.
     """
     return heldout["gain"] > max(GAIN_SIGMAS * heldout["gain_stderr"], ROUNDING)
+
+
+def sample_count(n: int, window: int) -> int:
+    """How many windows to draw, checked."""
+    return whole_number("n", n, most=max(1, MOST_DRAWN // window))
 
 
 def unit_scale(features: Tensor, n_latent: int) -> Tensor:

@@ -22,7 +22,7 @@ from sepprior.diffusion import (
     log_density,
 )
 from sepprior.nets import Denoiser
-from sepprior.priors.base import HALF_LOG_2PI
+from sepprior.priors.base import HALF_LOG_2PI, sample_count
 from sepprior.priors.views import Geometry
 from sepprior.priors.waveform import WaveformPrior
 from sepprior.stationary import expected_periodogram
@@ -327,6 +327,7 @@ class DiffusionPrior:
     @usual_torch()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Noise windows in data units, shape (n, N), float64."""
+        n = sample_count(n, self.window)
         z = torch.randn((n, self.window), generator=generator).to(self.device)
         with torch.no_grad():
             parts = [self.decode_flow(part) for part in z.split(BATCH)]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sepprior.priors.base import HALF_LOG_2PI, Decoded, unit_curvature
+from sepprior.priors.base import HALF_LOG_2PI, Decoded, sample_count, unit_curvature
 from sepprior.torch_state import usual_torch
 from sepprior.transforms import Whitener
 
@@ -93,6 +93,7 @@ class GaussianPrior:
     @usual_torch()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Noise windows in data units, shape (n, N)."""
+        n = sample_count(n, self.window)
         white = torch.randn((n, self.window), generator=generator, dtype=self.dtype)
         return self.whitener.inverse(white.to(self.device)) + self.level
 

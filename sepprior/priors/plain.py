@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from sepprior.errors import SeppriorError
-from sepprior.priors.base import Decoded, LatentPrior, Prior, unit_curvature, unit_scale
+from sepprior.priors.base import (
+    Decoded,
+    LatentPrior,
+    Prior,
+    sample_count,
+    unit_curvature,
+    unit_scale,
+)
 from sepprior.torch_state import usual_torch
 
 
@@ -89,6 +96,7 @@ class PlainPrior:
     @usual_torch()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Noise of the wrapped prior, (n, N)."""
+        n = sample_count(n, self.window)
         return self.prior.sample(n, generator=generator)
 
     def heldout_nll(self, windows: Tensor) -> Tensor:

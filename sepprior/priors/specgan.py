@@ -15,6 +15,7 @@ from sepprior.priors.base import (
     HALF_LOG_2PI,
     Decoded,
     conditional_energy,
+    sample_count,
     unit_curvature,
     unit_scale,
 )
@@ -335,6 +336,7 @@ class SpecGANPrior:
     @usual_torch()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """`n` windows of noise in data units, level included, (n, N), float64."""
+        n = sample_count(n, self.window)
         z = torch.randn((n, self.n_latent), generator=generator, dtype=self.dtype)
         with torch.no_grad():
             z = self.from_normal(z.to(self.device))

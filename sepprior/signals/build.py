@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from sepprior.errors import SeppriorError
+from sepprior.errors import SeppriorError, real_number, shown
 from sepprior.signals.constrained import Constrained
 from sepprior.signals.form import Form, Geometry
 from sepprior.signals.function import FunctionForm
@@ -193,7 +193,7 @@ def _signature(function: Callable[..., Tensor]) -> tuple[tuple[str, ...], Values
             "one named parameter"
         )
     given = {
-        p.name: float(p.default)
+        p.name: real_number(f"signal '{title}', default of '{p.name}'", p.default)
         for p in parameters
         if p.default is not inspect.Parameter.empty
     }
@@ -208,14 +208,8 @@ def _known(option: str, name: str, names: tuple[str, ...]) -> None:
     raise SeppriorError(f"{option}: the signal has no parameter '{name}'; {hint}")
 
 
-def _number(option: str, name: str, value: float) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise SeppriorError(f"{option}: {value!r} of '{name}' is not a finite number")
-    return number
+def _number(option: str, name: str, value: object) -> float:
+    return real_number(f"{option} of '{name}'", value)
 
 
 def _checked(
@@ -228,8 +222,15 @@ def _checked(
 
 def _pair(option: str, name: str, pair: object) -> tuple[float, float]:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise SeppriorError(f"{option}: give two numbers for '{name}', not {pair!r}")
+        raise SeppriorError(
+            f"{option}: give two numbers for '{name}', not {shown(pair)}"
+        )
     return pair[0], pair[1]
+
+
+def _open(end: object, infinite: float) -> bool:
+    """Whether an end of bounds is left open."""
+    return end is None or (isinstance(end, float) and end == infinite)
 
 
 def _checked_bounds(
@@ -239,8 +240,8 @@ def _checked_bounds(
     for name, pair in bounds.items():
         _known("bounds", name, names)
         low, high = _pair("bounds", name, pair)
-        low = -math.inf if low in (None, -math.inf) else _number("bounds", name, low)
-        high = math.inf if high in (None, math.inf) else _number("bounds", name, high)
+        low = -math.inf if _open(low, -math.inf) else _number("bounds", name, low)
+        high = math.inf if _open(high, math.inf) else _number("bounds", name, high)
         if not low < high:
             raise SeppriorError(
                 f"bounds: {low:.6g} to {high:.6g} of '{name}' is empty; give the lower "
@@ -258,7 +259,7 @@ def _checked_priors(
         _known("expected", name, names)
         mean, sd = _pair("expected", name, pair)
         mean, sd = _number("expected", name, mean), _number("expected", name, sd)
-        if sd <= 0:
+        if sd <= 0 or not 1e-150 < sd < 1e150:
             raise SeppriorError(
                 f"expected: the standard deviation {sd:.6g} of '{name}' must be "
                 "positive; fix the parameter if it is known"

@@ -69,6 +69,11 @@ class FunctionForm:
         self._check()
         self.linear = self._find_linear()
         columns = self.jacobian_columns(self._times(), self._probe()[:1])[0]
+        if not bool(columns.isfinite().all()):
+            raise SeppriorError(
+                f"signal '{self._title}' has derivatives that are not finite numbers: "
+                "write it without such a point, or give bounds or a guess away from it"
+            )
         constant = (columns - columns[:, :1]).abs().amax(-1) == 0
         self.has_constant = bool(constant[list(self.linear)].any())
         for i, name in enumerate(names):

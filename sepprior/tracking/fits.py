@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sepprior.arguments import Checked
+from sepprior.arguments import Checked, check_options
 from sepprior.data import MIN_SAMPLES
 from sepprior.data.series import Values
 from sepprior.errors import SeppriorError
@@ -65,6 +65,15 @@ class FitOptions:
     objective: str = "joint"
     starts: int | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be used, before anything is read."""
+        check_options(**vars(self))
+        if self.components == "auto":
+            raise SeppriorError(
+                "components='auto' chooses for one measurement: give the number of "
+                "sinusoids"
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from sepprior.arguments import check_prior
 from sepprior.checkpoint import resolve_device
 from sepprior.data import given
 from sepprior.data.series import Values, check_values, sample_number
-from sepprior.errors import SeppriorError
+from sepprior.errors import SeppriorError, real_number, whole_number
 from sepprior.priors import Prior, with_label
 from sepprior.rates import check_sample_rate
 from sepprior.separation import prior_info
@@ -111,6 +112,20 @@ def track(
     Raises:
         SeppriorError: `x`, the windows, the band or an option cannot be used.
     """
+    check_prior(prior)
+    options = FitOptions(
+        signal=signal,
+        fmin=fmin,
+        fmax=fmax,
+        components=components,
+        bounds=bounds or {},
+        fixed=fixed or {},
+        guess=guess or {},
+        expected=expected or {},
+        objective=objective,
+        starts=starts,
+        seed=seed,
+    )
     if device is not None:
         prior = prior.to(resolve_device(device))
     if label is not None:
@@ -129,19 +144,7 @@ def track(
         values,
         prior,
         grid,
-        options=FitOptions(
-            signal=signal,
-            fmin=fmin,
-            fmax=fmax,
-            components=components,
-            bounds=bounds or {},
-            fixed=fixed or {},
-            guess=guess or {},
-            expected=expected or {},
-            objective=objective,
-            starts=starts,
-            seed=seed,
-        ),
+        options=options,
     )
     while True:
         try:
@@ -186,10 +189,12 @@ def grid_for(
         SeppriorError: the windows leave out samples, or another sample rate than the
             prior's.
     """
-    window = prior.window if window is None else window
+    check_prior(prior)
+    window = prior.window if window is None else whole_number("window", window)
     hop = max(1, window // 2) if hop is None else hop
     check_grid(window, hop)
-    rate = float(prior.sample_rate if sample_rate is None else sample_rate)
+    rate = prior.sample_rate if sample_rate is None else sample_rate
+    rate, start = real_number("sample_rate", rate), real_number("start", start)
     check_sample_rate(rate, prior.sample_rate, subject=subject)
     return Grid(window, hop, rate, start)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sepprior.data import MIN_SAMPLES
 from sepprior.data.series import Values
-from sepprior.errors import SeppriorError
+from sepprior.errors import SeppriorError, whole_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +38,14 @@ class WindowBatch:
         return len(self.x)
 
 
+MOST_SAMPLES = 2**24
+"""Samples of a window, at most."""
+
+
 def check_grid(window: int, hop: int) -> None:
     """Refuse windows that cannot be fitted or would leave samples out."""
+    whole_number("window", window, most=MOST_SAMPLES)
+    whole_number("hop", hop)
     if window < MIN_SAMPLES:
         raise SeppriorError(
             f"window is {window} samples; expected at least {MIN_SAMPLES}"

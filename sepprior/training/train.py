@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sepprior.checkpoint import load_tensors, resolve_device, save_prior, save_tensors
 from sepprior.config import (
+    CONFIGS,
     GaussianConfig,
     IterativeConfig,
     NoiseConfig,
@@ -30,7 +31,7 @@ from sepprior.data import (
     data_hash,
     split_recording,
 )
-from sepprior.errors import SeppriorError, SeppriorWarning
+from sepprior.errors import SeppriorError, SeppriorWarning, file_path, shown
 from sepprior.outputs import check_output_file
 from sepprior.priors import GaussianPrior, Prior
 from sepprior.torch_state import usual_torch
@@ -83,7 +84,7 @@ def train(
             not fit.
     """
     if output is not None:
-        check_output_file(Path(output), suffixes=[".safetensors"])
+        check_output_file(file_path("output", output), suffixes=[".safetensors"])
     place = resolve_device(join_processes(device))
     # Of several processes the first one writes.
     path = Path(output) if output is not None and not current_ranks().rank else None
@@ -326,6 +327,11 @@ def train_noise(
         if seed is not None:
             table["seed"] = seed
         config = config_from_dict(table)
+    elif type(config) not in CONFIGS.values():
+        raise SeppriorError(
+            f"config={shown(config)}: give a recipe such as "
+            "sepprior.SpecGANConfig(window=300)"
+        )
     stream = train(
         as_recording(recording, sample_rate=sample_rate),
         config,
