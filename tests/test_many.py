@@ -7,11 +7,13 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import tracemalloc
 from pathlib import Path
 
+import dask.config
 import h5py
 import numpy as np
 import pandas as pd
@@ -27,6 +29,7 @@ from sepprior.cli.many import _without
 from sepprior.errors import SeppriorError
 from sepprior.many import cluster, local, plan, separate_many, work
 from sepprior.many import run as run_module
+from sepprior.many.closed import ClosedScheduler, ClosedWorker
 from sepprior.signals import sinusoid
 from tests.conftest import SAMPLE_RATE, WINDOW, coloured_noise
 from tests.test_stores import write_zarr
@@ -492,24 +495,68 @@ def refuses_strangers(address: tuple[str, int], context: ssl.SSLContext) -> bool
             return "CERTIFICATE_REQUIRED" in str(error)
 
 
-def test_a_local_dask_cluster_talks_to_nobody_else():
+def test_a_local_dask_cluster_talks_to_nobody_else(tmp_path, monkeypatch):
     from distributed import Client
+    from distributed.security import Security
 
-    from sepprior.many.closed import closed_cluster
+    def seen():
+        """What was imported before any work, threads, first folder of modules."""
+        return list(sys.modules), os.environ["OMP_NUM_THREADS"], sys.path[0]
 
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = set(listening())
     stranger = ssl.create_default_context()
     stranger.check_hostname, stranger.verify_mode = False, ssl.CERT_NONE
-    with closed_cluster([{}]) as local_cluster:
-        with Client(local_cluster) as client:
-            assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+    with cluster._client(1, None) as client:
+        modules, threads, folder = client.submit(seen).result(timeout=60)
+        assert "torch" not in modules  # which needs its number of threads first
+        assert threads == "7"
+        assert Path(folder).is_relative_to(tmp_path)
+        (private,) = tmp_path.iterdir()
+        assert private.stat().st_mode & 0o77 == 0
         ports = set(listening()) - before
         assert len(ports) == 3  # of the scheduler, the nanny and the worker
         assert {host for host, _ in ports} == {"127.0.0.1"}
         assert all(refuses_strangers(address, stranger) for address in ports)
-        plain = local_cluster.scheduler_address.replace("tls:", "tcp:")
+        address = client.scheduler.address
         with pytest.raises(OSError):
-            Client(plain, timeout=2)
+            Client(address.replace("tls:", "tcp:"), timeout=1)
+        with pytest.raises(OSError):
+            Client(address, security=Security.temporary(), timeout=1)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_scheduler_with_tls_is_used_with_the_settings_of_dask(monkeypatch):
+    from distributed import SpecCluster
+    from distributed.security import Security
+
+    def refused(address, message):
+        with (
+            pytest.raises(SeppriorError, match=message) as caught,
+            cluster._client(None, address),
+        ):
+            pass
+        assert "\n" not in str(caught.value)
+
+    security = Security.temporary()
+    common = {"protocol": "tls://", "host": "127.0.0.1", "security": security}
+    settings = {
+        "distributed.comm.tls.ca-file": security.tls_ca_file,
+        "distributed.comm.tls.client.cert": security.tls_client_cert,
+        "distributed.comm.tls.client.key": security.tls_client_key,
+    }
+    with SpecCluster(
+        {0: {"cls": ClosedWorker, "options": {"nthreads": 1, **common}}},
+        scheduler={"cls": ClosedScheduler, "options": {"port": 0, **common}},
+        security=security,
+    ) as running:
+        address = running.scheduler_address
+        with dask.config.set(settings), cluster._client(None, address) as client:
+            assert client.submit(sum, [1, 2]).result(timeout=10) == 3
+        refused(address, r"comm\.tls names the certificates")
+    with dask.config.set({"distributed.comm.require-encryption": True}):
+        refused("tcp://127.0.0.1:9", "encryption required")
 
 
 def test_a_scheduler_that_does_not_answer(tmp_path, prior, monkeypatch):

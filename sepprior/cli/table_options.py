@@ -80,7 +80,11 @@ def table_options(command: Callable[..., None]) -> Callable[..., None]:
                 "core]",
             ),
             click.option(
-                "--scheduler", metavar="ADDRESS", help="Dask cluster to use instead."
+                "--scheduler",
+                metavar="ADDRESS",
+                help="Dask cluster to use instead: tls://HOST:PORT, with the "
+                "certificates of Dask's setting distributed.comm.tls. Anybody who "
+                "reaches a cluster at tcp:// can run code there.",
             ),
             click.option(
                 "--resume", is_flag=True, help="Continue the table of a stopped run."

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -109,12 +110,21 @@ def _client(workers: int | None, scheduler: str | None) -> Iterator[Client]:
 
     from sepprior.many.closed import closed_cluster
 
-    memory = {
+    private = TemporaryDirectory(
+        prefix="sepprior-",
+        dir=dask.config.get("temporary-directory", None),
+        ignore_cleanup_errors=True,
+    )
+    local = {
+        # Workers look for modules in Dask's folder, and its usual name in the common
+        # one for temporary files may be another user's.
+        "temporary-directory": private.name,
         "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": KEPT_BYTES,
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": KEPT_BYTES,
     }
     with ExitStack() as stack:
-        stack.enter_context(dask.config.set(memory))
+        stack.enter_context(private)
+        stack.enter_context(dask.config.set(local))
         try:
             target: Any = scheduler
             if scheduler is None:
@@ -122,11 +132,13 @@ def _client(workers: int | None, scheduler: str | None) -> Iterator[Client]:
                 target = stack.enter_context(closed_cluster(found))
             client = stack.enter_context(Client(target, timeout=PATIENCE))
             client.wait_for_workers(1, timeout=PATIENCE)
-        except (OSError, TimeoutError, ValueError) as error:
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            # RuntimeError: encryption is required; TypeError: TLS without certificates.
             raise SeppriorError(
                 f"no Dask cluster at {scheduler or 'this machine'} "
                 f"({' '.join(str(error).split())}): give the address of a scheduler "
-                "that has workers, such as tcp://host:8786"
+                "that has workers, such as tls://host:8786, for which Dask's setting "
+                "distributed.comm.tls names the certificates"
             ) from error
         yield client
 
