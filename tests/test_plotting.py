@@ -1,6 +1,10 @@
+from itertools import combinations
+
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from sepprior.comparison import Measure
 from sepprior.errors import SeppriorError
@@ -236,3 +240,23 @@ def test_fidelity_figure(scale, tmp_path):
         np.testing.assert_allclose(
             ratio.lines[1].get_ydata(), 20 * np.log10(scale), atol=1e-9
         )
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 3e4])
+def test_a_picture_is_drawn_once_with_nothing_on_top_of_each_other(
+    scale, tmp_path, monkeypatch
+):
+    drawn = []
+    draw = Figure.draw
+    monkeypatch.setattr(Figure, "draw", lambda *a: drawn.append(1) or draw(*a))
+    result = separation(2000)
+    for name in ("measurement", "signal", "signal_band", "coherent"):
+        scaled = -scale * getattr(result, name)
+        object.__setattr__(result, name, scaled)
+    figure = plot_separation(result, tmp_path / "figure.png")
+    assert len(drawn) == 1 and figure.get_layout_engine() is None
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes = [axes.get_tightbbox(renderer) for axes in figure.axes]
+    boxes.append(figure._suptitle.get_window_extent(renderer))
+    assert all(figure.bbox.count_contains(box.corners()) == 4 for box in boxes)
+    assert all(not a.overlaps(b) for a, b in combinations(boxes, 2))

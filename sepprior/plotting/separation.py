@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from sepprior.result import Separation
 
+_WIDTH, _HEIGHT = 11, 10.5  # inches
 _CLOSE_UP_PERIODS = 4  # of the slowest component
 _CLOSE_UP_SAMPLES = (40, 3000)
 _CLOSE_UP_BELOW = 0.5  # of the record: a longer close-up shows nothing new
@@ -62,8 +63,9 @@ def plot_separation(result: Separation, path: str | Path | None = None) -> Figur
             f"a batch of {len(result)} measurements was given, a plot shows one: "
             "choose it with result.select(i)"
         )
-    figure = new_figure(11, 10.5)
-    grid = figure.add_gridspec(4, 2, width_ratios=[3, 1.15])
+    title = _title(result)
+    figure = new_figure(_WIDTH, _HEIGHT, laid_out=False)
+    grid = _grid(figure, title_lines=title.count("\n") + 1)
     part, near = _close_up(result), _near_peak(result)
 
     main, side = _row(figure, grid, 0, split=part is not None)
@@ -102,8 +104,30 @@ def plot_separation(result: Separation, path: str | Path | None = None) -> Figur
         prepare(side, x="frequency (Hz)", title="close-up")
         few_plain_ticks(side)
 
-    figure.suptitle(_title(result), fontsize=10.5, color=INK)
+    figure.suptitle(
+        title, y=1 - 0.07 / _HEIGHT, va="top", fontsize=10.5, color=INK, linespacing=1.1
+    )
     return saved(figure, path)
+
+
+def _grid(figure: Figure, *, title_lines: int) -> GridSpec:
+    """Four rows of a wide and a narrow panel, with room for what stands around each."""
+    left, right, bottom = 1.0, 0.1, 0.5
+    top = 0.45 + 0.175 * title_lines
+    across, between = 0.8, 0.68
+    height = (_HEIGHT - top - bottom - 3 * between) / 4
+    width = (_WIDTH - left - right - across) / 2
+    return figure.add_gridspec(
+        4,
+        2,
+        width_ratios=[3, 1.15],
+        left=left / _WIDTH,
+        right=1 - right / _WIDTH,
+        bottom=bottom / _HEIGHT,
+        top=1 - top / _HEIGHT,
+        hspace=between / height,
+        wspace=across / width,
+    )
 
 
 def _row(

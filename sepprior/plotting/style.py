@@ -19,6 +19,8 @@ GREY, INK = "#8C8C8C", "#333333"
 
 _ENVELOPE_BINS = 1500  # about one per pixel of the widest panel
 _SAMPLES_AT_ONCE = 2**18  # of a long curve
+_DOTS_PER_INCH = 150
+_COMPRESSION = 2  # of PNG, 0 to 9: more takes far longer and saves little
 
 
 def envelope(
@@ -82,11 +84,19 @@ def _extremes_of(
     return begin + index, y[index]
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, inches, that lays out its panels by itself."""
+def new_figure(width: float, height: float, *, laid_out: bool = True) -> Figure:
+    """An empty figure, inches.
+
+    Args:
+        width: in inches.
+        height: in inches.
+        laid_out: whether it finds room for its panels by itself, which takes as long as
+            drawing them.
+    """
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    layout = "constrained" if laid_out else None
+    return Figure(figsize=(width, height), layout=layout, facecolor="white")
 
 
 def prepare(axes: Axes, *, x: str = "", y: str = "", title: str = "") -> None:
@@ -129,7 +139,27 @@ def legend_above(axes: Axes, *, columns: int) -> None:
 
 
 def saved(figure: Figure, path: str | Path | None) -> Figure:
-    """The figure, written to `path` if there is one."""
-    if path is not None:
-        figure.savefig(path, dpi=150)
+    """The figure, written to `path` if there is one.
+
+    A PNG is drawn once and packed lightly: `Figure.savefig` draws it twice.
+    """
+    if path is None:
+        return figure
+    if Path(path).suffix.lower() != ".png":
+        figure.savefig(path, dpi=_DOTS_PER_INCH)
+        return figure
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    before = figure.dpi
+    figure.set_dpi(_DOTS_PER_INCH)
+    try:
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    finally:
+        figure.set_dpi(before)
+    resolution = (_DOTS_PER_INCH, _DOTS_PER_INCH)
+    picture.save(path, dpi=resolution, compress_level=_COMPRESSION)
     return figure
