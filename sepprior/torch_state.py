@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def usual_torch() -> Iterator[None]:
-    """Gradients on, float32 and the CPU as defaults; as they were before afterwards.
+    """Gradients on, no autocast, float32 and the CPU as defaults; restored afterwards.
 
     Also a decorator, for the functions that a user calls.
     """
@@ -20,6 +20,9 @@ def usual_torch() -> Iterator[None]:
         torch.set_default_dtype(torch.float32)
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         yield

@@ -123,7 +123,8 @@ def dispatched(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     remote = True
     if given.get("device") is not None:
         remote = torch.device(given["device"]).type == NAME
-        given["device"] = torch.device("cpu")
+        if remote:
+            given["device"] = torch.device("cpu")
     found = OF_A_GPU.get(func, func)(*values, **given)
     if not remote:
         return found
@@ -157,6 +158,14 @@ for _name in (
     _base, _, _overload = _name.partition(".")
     _func = getattr(getattr(aten, _base), _overload or "default")
     _library.impl(_name, made(_func), "PrivateUse1")
+
+
+def zeros(size: Any, **given: Any) -> Any:
+    """The zero tangents of forward-mode derivatives."""
+    return made(aten.zeros.default)(size, **given)
+
+
+_library.impl("_efficientzerotensor", zeros, "PrivateUse1")
 
 
 def copy_from(source: Any, target: Any, non_blocking: bool = False) -> Any:

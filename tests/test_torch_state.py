@@ -31,6 +31,8 @@ STATES = {
     "float64": lambda: default_dtype(torch.float64),
     "bfloat16": lambda: default_dtype(torch.bfloat16),
     "device": lambda: torch.device("meta"),
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "float16": lambda: default_dtype(torch.float16),
 }
 TINY = SpecGANConfig(
     window=WINDOW, width=2, critic_width=2, latent=2, latent_row="no", frame=16,

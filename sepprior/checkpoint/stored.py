@@ -54,6 +54,7 @@ FORMS: Mapping[str, Form] = {
 """The form of each kind of prior, by the prior's name."""
 
 
+@usual_torch()
 def save_prior(prior: Prior, path: str | Path) -> None:
     """Write a prior to `path` (safetensors).
 

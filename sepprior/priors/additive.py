@@ -121,5 +121,6 @@ class AdditivePrior(ABC):
         return nll + self.window * HALF_LOG_2PI
 
     @abstractmethod
+    @usual_torch()
     def to(self, device: torch.device | str) -> AdditivePrior:
         """The same prior on another device."""

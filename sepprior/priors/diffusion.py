@@ -349,6 +349,7 @@ class DiffusionPrior:
             metadata=self.metadata,
         )
 
+    @usual_torch()
     def to(self, device: torch.device | str) -> DiffusionPrior:
         """The same prior on another device."""
         if torch.device(device) == self.device:

@@ -106,6 +106,7 @@ class GaussianPrior:
             + self.window * HALF_LOG_2PI
         )
 
+    @usual_torch()
     def to(self, device: torch.device | str) -> GaussianPrior:
         """The same prior on another device."""
         return GaussianPrior(

@@ -13,6 +13,7 @@ from sepprior.nets import WaveformGenerator
 from sepprior.priors.additive import AdditivePrior
 from sepprior.priors.latent import LatentSpace
 from sepprior.priors.range_error import Reach
+from sepprior.torch_state import usual_torch
 
 
 class GeneratorPrior(AdditivePrior):
@@ -106,6 +107,7 @@ class GeneratorPrior(AdditivePrior):
         """The same prior with gains and range errors of their own for some labels."""
         return self._copy(self.network, self.device, by_label=by_label)
 
+    @usual_torch()
     def to(self, device: torch.device | str) -> GeneratorPrior:
         """The same prior on another device; itself where it is there already."""
         if torch.device(device) == self.device:

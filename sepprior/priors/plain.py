@@ -103,6 +103,7 @@ class PlainPrior:
         """The wrapped prior's, (n,): the plain objective is no density."""
         return self.prior.heldout_nll(windows)
 
+    @usual_torch()
     def to(self, device: torch.device | str) -> PlainPrior:
         """The same on another device."""
         return PlainPrior(self.prior.to(device))

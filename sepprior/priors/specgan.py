@@ -401,6 +401,7 @@ class SpecGANPrior:
         """The same prior with its label fixed, or inferred (None)."""
         return self._copy(self.device, self.space.fixed(label))
 
+    @usual_torch()
     def to(self, device: torch.device | str) -> SpecGANPrior:
         """The same prior on another device; itself where it is there already."""
         if torch.device(device) == self.device:

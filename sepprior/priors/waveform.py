@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sepprior.priors.additive import AdditivePrior
 from sepprior.priors.latent import LatentSpace
+from sepprior.torch_state import usual_torch
 from sepprior.transforms import Whitener
 
 
@@ -61,6 +62,7 @@ class WaveformPrior(AdditivePrior):
         """``g(z)``, shape (..., N)."""
         return self.generator(z)
 
+    @usual_torch()
     def to(self, device: torch.device | str) -> WaveformPrior:
         """The same prior on another device (the generator must follow by itself)."""
         return WaveformPrior(

@@ -20,6 +20,7 @@ from sepprior.priors import Prior
 from sepprior.separation import BATCH_WINDOWS, separate
 from sepprior.signals import Bounds, Expected, Signal
 from sepprior.signals import Values as Known
+from sepprior.torch_state import usual_torch
 from sepprior.tracking.rows import lines_of, rows_of
 from sepprior.tracking.windows import WindowBatch, iterate_windows
 
@@ -149,6 +150,7 @@ def windows_per_batch(window: int, prior: Prior) -> int:
     return max(1, min(most // -(-window // prior.window), BATCH_SAMPLES // window))
 
 
+@usual_torch()
 def fit_windows(
     windows: WindowBatch,
     prior: Prior,
