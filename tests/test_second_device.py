@@ -98,6 +98,10 @@ def agree(there, here):
         np.testing.assert_allclose(again.stderr, found.stderr, rtol=1e-2, err_msg=name)
 
 
+def wave(t, amplitude=1.0, frequency=12.0, level=0.0):
+    return amplitude * torch.sin(2 * torch.pi * frequency * t) + level
+
+
 FORMS = {
     "one": {},
     "two": {"components": 2},
@@ -105,6 +109,7 @@ FORMS = {
     "harmonics": {"signal": "harmonics", "components": 2},
     "damped": {"signal": "damped"},
     "chirp": {"signal": "chirp"},
+    "function": {"signal": wave},
     "expected": {"expected": {"frequency": (12.0, 1.0)}},
     "fixed": {"fixed": {"phase": 0.4}},
     "guess": {"guess": {"frequency": 12.0}},
