@@ -90,7 +90,8 @@ def separate(
 
     Args:
         x: shape (N,) or (B, N), data units; NaN marks missing samples. Shorter or
-            longer than the prior's window is fine.
+            longer than the prior's window is fine. Ends that are missing in all rows
+            change nothing; times still count from the first sample given.
         prior: from `load_prior` or `train_noise`.
         signal: "sinusoid" (a sum of them), "harmonics" (of one fundamental), "damped"
             (an exponentially damped sinusoid), "chirp" (a linear one), or a function
@@ -150,6 +151,8 @@ def separate(
     rate = prior.sample_rate if told is None else told
     check_sample_rate(rate, prior.sample_rate, subject="x")
     rate = float(rate)
+    given = data
+    data, skipped = _without_padding(given)
     low, high = checked_band(fmin, fmax, rate, data.shape[1])
     if components == "auto" and len(data) > 1:
         raise SeppriorError(
@@ -178,7 +181,7 @@ def separate(
     if count == "auto":
         record, _ = laid_out(data)
         count = choose_components(prior, record, fmin=low, fmax=high, seed=seed)
-    geometry = Geometry(data.shape[1], rate)
+    geometry = Geometry(data.shape[1], rate, skipped)
     form = build_form(
         signal,
         geometry,
@@ -209,8 +212,35 @@ def separate(
             detect=True,
         )
         part = _describe(prior, outcome, form, null, bars)
+        if len(data[0]) < len(given[0]):
+            _pad(part, form, skipped, given.shape[1])
         parts.append(_with_levels(part, own, form) if bool(own.any()) else part)
-    return _assemble(parts, data, prior, rate, form, bars, single)
+    return _assemble(parts, given, prior, rate, form, bars, single)
+
+
+def _without_padding(data: np.ndarray) -> tuple[np.ndarray, int]:
+    """Measurements (B, N) without the ends that all of them miss, and the start's."""
+    if not np.isnan(data[:, [0, -1]]).all(0).any():
+        return data, 0
+    present = np.flatnonzero(~np.isnan(data).all(0))
+    begin, end = int(present[0]), int(present[-1]) + 1
+    return np.ascontiguousarray(data[:, begin:end]), begin
+
+
+def _pad(part: dict[str, Any], form: Form, skipped: int, length: int) -> None:
+    """Gives the arrays of one chunk the ends that were left out, in place."""
+    theta, covariance = part["theta"]
+    own = part["signal"].shape[1]
+    index = torch.arange(length, dtype=theta.dtype, device=theta.device)
+    t = (index - skipped - 0.5 * (own - 1)) / form.geometry.sample_rate
+    signal, band = (v[:, 0] for v in _signal_at(form, t[None], theta, covariance))
+    inside = slice(skipped, skipped + own)
+    for key, whole in (("signal", signal), ("band", band)):
+        whole[:, inside] = part[key]
+        part[key] = whole
+    ends = (skipped, length - own - skipped)
+    for key in ("coherent", "white", "present"):
+        part[key] = torch.nn.functional.pad(part[key], ends)
 
 
 def _own_levels(x: Tensor, prior: Prior) -> Tensor:
@@ -331,6 +361,7 @@ def _describe(
     if isinstance(form, Sinusoids) and form.count > 1:
         close = unresolved(form, record, whitener, outcome.gls, null)
     return {
+        "theta": (theta, raw),
         "chosen": chosen,
         "gls": gls,
         "robust": robust,
@@ -371,12 +402,18 @@ def _signal(
     at_once = max(1, SAMPLES_AT_ONCE // record.x[:, 0].numel())
     for begin in range(0, record.x.shape[1], at_once):
         here = slice(begin, begin + at_once)
-        t = record.windows(here).t
-        signal[:, here] = form.evaluate(t, theta)
-        jacobian = form.jacobian_columns(t, theta)
-        square = torch.einsum("biwn,bij,bjwn->bwn", jacobian, covariance, jacobian)
-        band[:, here] = square.clamp_min(0).sqrt()
+        found = _signal_at(form, record.windows(here).t, theta, covariance)
+        signal[:, here], band[:, here] = found
     return signal, band.flatten(1)
+
+
+def _signal_at(
+    form: Form, t: Tensor, theta: Tensor, covariance: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same at times (W, N), s from the middle, both (B, W, N)."""
+    jacobian = form.jacobian_columns(t, theta)
+    square = torch.einsum("biwn,bij,bjwn->bwn", jacobian, covariance, jacobian)
+    return form.evaluate(t, theta), square.clamp_min(0).sqrt()
 
 
 def _pick(which: Tensor, a: Tensor, b: Tensor) -> Tensor:

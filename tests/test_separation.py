@@ -273,3 +273,66 @@ def test_bad_input_gets_one_clear_line(gaussian_prior, x, options, part):
     with pytest.raises(SeppriorError, match=re.escape(part)) as caught:
         sepprior.separate(x, gaussian_prior, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["gaussian_prior", "specgan_prior"])
+@pytest.mark.parametrize(("lead", "tail"), [(0, 1), (0, WINDOW), (5, 0), (70, 3)])
+def test_missing_ends_change_nothing(kind, lead, tail, request, monkeypatch):
+    prior = request.getfixturevalue(kind)
+    solved = []
+    minimise = joint.JointProblem.minimise
+    monkeypatch.setattr(
+        joint.JointProblem,
+        "minimise",
+        lambda self, *args, **options: solved.append(1) or minimise(self, *args),
+    )
+    x = np.stack([measurement(seed=s) for s in (11, 12)])
+    plain = sepprior.separate(x, prior)
+    padded = np.pad(x, ((0, 0), (lead, tail)), constant_values=np.nan)
+    result = sepprior.separate(padded, prior)
+    assert bool(solved) == (kind == "specgan_prior")
+    inside = slice(lead, lead + WINDOW)
+    for name in ("signal", "coherent", "whitened", "signal_band", "measurement"):
+        whole = getattr(result, name)
+        assert whole.shape == padded.shape
+        np.testing.assert_allclose(whole[:, inside], getattr(plain, name), atol=1e-9)
+    assert np.isnan(np.delete(result.whitened, range(lead, lead + WINDOW), 1)).all()
+    for name in ("amplitude", "frequency", "bias"):
+        for part in ("value", "stderr", "ci95"):
+            ours = getattr(result.parameters[name], part)
+            theirs = getattr(plain.parameters[name], part)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+    assert result.status == plain.status
+    # Phases are at the first sample given: the waves run on through the ends, and the
+    # error there is that of the shifted phase, but for the factors of calibration.
+    found = {name: p.value[:, None] for name, p in result.parameters.items()}
+    assert np.allclose(sinusoid(result.time, **found), result.signal, atol=1e-8)
+    turn = 2 * np.pi * lead / SAMPLE_RATE
+    c = plain.covariance
+    expected = c[:, 2, 2] - 2 * turn * c[:, 1, 2] + turn**2 * c[:, 1, 1]
+    np.testing.assert_allclose(result.covariance[:, 2, 2], expected, rtol=0.05)
+
+
+@pytest.mark.parametrize("signal", ["damped", "chirp", "function"])
+def test_forms_keep_their_times_where_the_beginning_is_missing(signal, gaussian_prior):
+    def line(t, slope):
+        return slope * t
+
+    x = measurement(seed=11)
+    form = line if signal == "function" else signal
+    result = sepprior.separate(np.r_[[np.nan] * 9, x], gaussian_prior, signal=form)
+    if signal == "function":
+        slope = result.parameters["slope"].value
+        assert np.allclose(result.signal, slope * result.time)
+    else:
+        plain = sepprior.separate(x, gaussian_prior, signal=form)
+        assert np.allclose(result.signal[9:], plain.signal, atol=1e-6)
+
+
+def test_the_last_window_of_a_track_is_what_it_is_alone(specgan_prior):
+    x = measurement(3 * WINDOW + 20, seed=11)
+    track = sepprior.track(x, specgan_prior, window=2 * WINDOW, hop=2 * WINDOW)
+    alone = sepprior.separate(x[2 * WINDOW :], specgan_prior)
+    last = track.table.iloc[-1]
+    assert last["frequency"] == pytest.approx(alone.parameters["frequency"].value)
+    assert last["amplitude"] == pytest.approx(alone.parameters["amplitude"].value)

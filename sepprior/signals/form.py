@@ -36,10 +36,12 @@ class Geometry:
     Attributes:
         length: samples.
         sample_rate: Hz.
+        skipped: samples before these, from the first of which time is counted.
     """
 
     length: int
     sample_rate: float
+    skipped: int = 0
 
     @property
     def duration(self) -> float:
@@ -49,7 +51,7 @@ class Geometry:
     @property
     def middle(self) -> float:
         """Time of the middle after the first sample, s."""
-        return 0.5 * (self.length - 1) / self.sample_rate
+        return (self.skipped + 0.5 * (self.length - 1)) / self.sample_rate
 
 
 class Form(Protocol):

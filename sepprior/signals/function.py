@@ -117,8 +117,8 @@ class FunctionForm:
     def frequencies(self, theta: Tensor) -> dict[str, tuple[str, Tensor]]:
         """Each like an amplitude, at the centre frequency of its derivative's power."""
         rate, length = self.geometry.sample_rate, self.geometry.length
-        t = torch.arange(length, dtype=theta.dtype, device=theta.device) / rate
-        columns = self.jacobian_columns(t - self.geometry.middle, theta)
+        t = torch.arange(length, dtype=theta.dtype, device=theta.device)
+        columns = self.jacobian_columns((t - 0.5 * (length - 1)) / rate, theta)
         power = torch.fft.rfft(columns).abs().square()
         grid = torch.fft.rfftfreq(length, 1.0 / rate, device=t.device).to(t)
         centre = (power * grid).sum(-1) / power.sum(-1).clamp_min(1e-300)
@@ -162,8 +162,9 @@ class FunctionForm:
         return at
 
     def _times(self) -> Tensor:
-        index = torch.arange(self.geometry.length, dtype=torch.float64)
-        return index / self.geometry.sample_rate - self.geometry.middle
+        length = self.geometry.length
+        index = torch.arange(length, dtype=torch.float64)
+        return (index - 0.5 * (length - 1)) / self.geometry.sample_rate
 
     def _check(self) -> None:
         """Call the function once as the solvers do, and look at what comes back."""
