@@ -15,8 +15,13 @@ class SeppriorError(ValueError):
     """Input that cannot be used.
 
     The message is one line: what was given, what was expected and what to do. The
-    command line prints it and exits with status 2.
+    command line prints it and exits with status 2. Bytes of a file's name that are no
+    text stand in it as escapes.
     """
+
+    def __str__(self) -> str:
+        text = super().__str__().replace("\0", "\\0")
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 class SeppriorWarning(UserWarning):

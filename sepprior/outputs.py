@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import json
 import math
 import os
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from sepprior.data import Measurement
     from sepprior.result import Separation
 
-NAME_LENGTH = 100
+NAME_LENGTH = 40
 """Characters of a file's name that its temporary name repeats."""
 ROWS_AT_ONCE = 2**16
 """Rows of a table that are made text together; bounds memory."""
@@ -144,7 +145,12 @@ def _identity(path: Path) -> object:
     """What tells a file from others: its place on disk, or else its name."""
     try:
         found = path.stat()
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            raise SeppriorError(
+                f"output '{path.name[:NAME_LENGTH]}...': the name is too long "
+                f"({len(os.fsencode(path.name))} bytes): rename the input"
+            ) from error
         return os.path.realpath(path).casefold()
     if os.path.isdir(path):
         return os.path.realpath(path)

@@ -3,17 +3,20 @@
 import errno
 import importlib
 import os
+import shutil
 import stat
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
 import sepprior
 from sepprior.checkpoint import files
 from sepprior.cli import main
-from sepprior.errors import SeppriorWarning
+from sepprior.cli.separate import BUNDLED_PRIOR
+from sepprior.errors import SeppriorError, SeppriorWarning
 from sepprior.outputs import check_distinct, whole_files
 from tests.conftest import SAMPLE_RATE, coloured_noise
 
@@ -187,3 +190,48 @@ def test_an_unfinished_prior_says_so(gaussian_prior):
     unfinished.metadata["unfinished"] = True
     told = sepprior.separate(x, unfinished).status
     assert told.startswith("the prior is unfinished")
+
+
+def test_names_that_no_text_can_hold(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("in")
+    folder.mkdir()
+    np.savetxt(folder / "a.csv", np.random.default_rng(0).normal(size=300))
+    bad = folder / os.fsdecode(b"caf\xe9.csv")
+    try:
+        shutil.copy(folder / "a.csv", bad)
+    except OSError:
+        pytest.skip("the file system takes no such name")
+    call = ["separate", str(folder), "--table", "t"]
+    done = CliRunner().invoke(main, [*call, "--keep-going"])
+    assert done.exit_code == 3 and r"caf\udce9.csv: the name" in done.output
+    (source,) = pd.read_parquet("t")["source"].unique()
+    assert source == str(folder / "a.csv")
+    for arguments in (["separate", str(bad)], ["inspect", BUNDLED_PRIOR, str(bad)]):
+        done = CliRunner().invoke(main, [*map(str, arguments)])
+        assert done.exit_code == 2 and "is not UTF-8: rename it" in done.output
+        assert "Traceback" not in done.output
+    assert sorted(os.listdir(folder)) == sorted(["a.csv", bad.name])
+
+
+@pytest.mark.parametrize("name", ["a\0b.csv", 300 * "q" + ".csv", "\udce9.csv"])
+def test_names_that_cannot_be_opened(name):
+    for call in (sepprior.load_prior, sepprior.read_recordings):
+        with pytest.raises(SeppriorError) as error:
+            call(name)
+        assert len(str(error.value)) < 250 and str(error.value).isprintable()
+
+
+def test_a_name_that_an_ending_makes_too_long_is_refused_before_the_work(tmp_path):
+    path = tmp_path / (245 * "b" + ".csv")
+    np.savetxt(path, np.random.default_rng(0).normal(size=300))
+    done = CliRunner().invoke(main, ["separate", str(path), "--no-plot"])
+    assert done.exit_code == 2 and "the name is too long (259 bytes)" in done.output
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_temporary_names_are_short_enough_in_any_script(tmp_path):
+    path = tmp_path / (80 * "\N{HIRAGANA LETTER A}" + ".csv")  # 244 bytes
+    with whole_files(path) as (temporary,):
+        temporary.write_text("1")
+    assert path.read_text() == "1"

@@ -48,7 +48,13 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError as error:
+        raise SeppriorError(
+            f"{str(path)[:100]}...: cannot be opened ({error.strerror})"
+        ) from error
+    if not found:
         raise SeppriorError(
             f"{path}: no such prior file; train one with 'sepprior train-noise'"
         )

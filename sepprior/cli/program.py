@@ -45,6 +45,10 @@ class Program(click.Group):
                     raise  # click ends quietly when the reader of a pipe has gone
                 where = f"'{error.filename}': " if error.filename else ""
                 raise InputError(f"{where}{error.strerror or error}") from error
+            except UnicodeEncodeError as error:
+                raise InputError(
+                    f"{error.object[:100]!a}: a name that is not UTF-8: rename it"
+                ) from error
             except KeyboardInterrupt:
                 click.echo("Interrupted.", err=True)
                 ctx.exit(130)

@@ -23,6 +23,8 @@ SUFFIXES = {
     "Parquet": (".parquet", ".pq"),
 }
 """Endings of the names of each format's files; a Zarr store is a folder."""
+NAME_SHOWN = 100
+"""Characters shown of a name that cannot be opened."""
 _PACKED = ("gz", "bz2", "xz", "zip")
 RESULT_ENDINGS = tuple(
     f".{kind}{suffix}"
@@ -46,11 +48,29 @@ def format_of(path: Path) -> str:
     Raises:
         SeppriorError: the suffix is none of `SUFFIXES`.
     """
+    check_name(path)
     known = _KNOWN.get(Path(plain_name(path.name)).suffix.lower())
     if known is None:
         given = f"suffix '{path.suffix}'" if path.suffix else "no suffix"
         raise SeppriorError(f"{path}: has {given}; expected {', '.join(_KNOWN)}")
     return known
+
+
+def check_name(path: Path) -> None:
+    """Refuse a file that no output could name.
+
+    Raises:
+        SeppriorError: its path is not UTF-8, or has a NUL.
+    """
+    try:
+        usable = b"\0" not in str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
+        shown = ascii(str(path))[1:-1]
+        raise SeppriorError(
+            f"{shown}: the name of the file or of a folder is not UTF-8: rename it"
+        )
 
 
 def need(package: str, path: Path, reading: str) -> None:
@@ -86,7 +106,15 @@ def list_files(paths: str | Path | Iterable[str | Path]) -> Iterator[Path]:
 
 def _files(path: Path) -> Iterator[Path]:
     """The files of one path; only their names are held, a `Path` takes far more."""
-    if not path.exists():
+    try:
+        exists = path.exists()
+    except OSError as error:
+        shown = str(path)[:NAME_SHOWN]
+        raise SeppriorError(
+            f"{shown}...: cannot be opened ({error.strerror})"
+        ) from error
+    if not exists:
+        check_name(path)
         if glob.has_magic(str(path)):
             yield from _matching(path)
             return

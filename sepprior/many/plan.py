@@ -123,7 +123,9 @@ class Inputs:
             size, changed = _size_and_change(path)
             paths.append(str(path))
             sizes.append(size)
-            digest.update(f"{path}\0{size}\0{changed}\n".encode())
+            digest.update(
+                f"{path}\0{size}\0{changed}\n".encode("utf-8", "surrogateescape")
+            )
         if not paths:
             raise SeppriorError("no files were given; expected at least one")
         twice = next((a for a, b in pairwise(sorted(paths)) if a == b), None)

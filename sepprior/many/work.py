@@ -73,6 +73,10 @@ class Skipped:
     path: str
     reason: str
 
+    def __post_init__(self) -> None:
+        shown = self.path.encode("utf-8", "backslashreplace").decode()
+        object.__setattr__(self, "path", shown)
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
