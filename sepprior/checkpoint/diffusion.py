@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from sepprior.checkpoint.files import prefixed, stripped
+from sepprior.checkpoint.parts import Header, check_shapes, fitted
 from sepprior.nets import Denoiser
 from sepprior.priors import DiffusionPrior
 
@@ -30,22 +31,39 @@ def version(prior: DiffusionPrior) -> int:
     return 2 if prior.products is None else 3
 
 
-def build(tensors: dict[str, Tensor], header: dict[str, Any]) -> DiffusionPrior:
+def build(tensors: dict[str, Tensor], header: Header) -> DiffusionPrior:
     """The prior of a file; the network's size is that of its weights."""
+    window, n_levels = len(tensors["autocovariance"]), len(tensors["levels"])
+    by_lag, by_pair = (n_levels, window), (2, window, window)
+    check_shapes(
+        tensors,
+        {
+            "whitening": (window,),
+            "levels": (n_levels,),
+            "information": by_lag,
+            "scatter": by_lag,
+        }
+        | ({"products": by_pair} if "products" in tensors else {}),
+        positive=("levels",),
+    )
+    levels = tensors["levels"]
+    if not n_levels or (levels.diff() >= 0).any():
+        raise ValueError("levels do not fall")
     weights = stripped(tensors, "network.")
     width, views = weights["enter.weight"].shape[:2]
-    network = Denoiser(window=len(tensors["autocovariance"]), width=width, views=views)
-    network.load_state_dict(weights)
+    network = fitted(
+        lambda: Denoiser(window=window, width=width, views=views), weights, "network."
+    )
     return DiffusionPrior(
         network,
         whitening=tensors["whitening"],
         autocovariance=tensors["autocovariance"],
-        level=header["level"],
-        sample_rate=header["sample_rate"],
-        levels=tensors["levels"],
+        level=header.level,
+        sample_rate=header.sample_rate,
+        levels=levels,
         information=tensors["information"],
         scatter=tensors["scatter"],
-        lowest=header["structure"]["lowest"],
+        lowest=header.structure["lowest"].number(low=1e-30),
         products=tensors.get("products"),
-        metadata=header["metadata"],
+        metadata=header.metadata,
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sepprior.checkpoint.parts import Header
 from sepprior.priors import GaussianPrior
 
 
@@ -14,11 +15,11 @@ def pack(prior: GaussianPrior) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {}, {}
 
 
-def build(tensors: dict[str, Tensor], header: dict[str, Any]) -> GaussianPrior:
+def build(tensors: dict[str, Tensor], header: Header) -> GaussianPrior:
     """The prior of a file."""
     return GaussianPrior(
         tensors["autocovariance"],
-        level=header["level"],
-        sample_rate=header["sample_rate"],
-        metadata=header["metadata"],
+        level=header.level,
+        sample_rate=header.sample_rate,
+        metadata=header.metadata,
     )

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
+from sepprior.checkpoint.entries import Entry
 from sepprior.checkpoint.files import prefixed, stripped
+from sepprior.checkpoint.parts import Header, check_shapes, fitted, read_latent
+from sepprior.config.checks import MAX_WINDOW
 from sepprior.nets import Encoder, Flow, Generator, PlaneShape
 from sepprior.priors import LatentSpace, PlaneStatistics, SpecGANPrior
+from sepprior.transforms import TightSTFT
+
+LOUDEST = 200.0
+"""Largest log variance of a bin over that of stationary noise."""
 
 
 def pack(prior: SpecGANPrior) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -56,19 +62,34 @@ def version(prior: SpecGANPrior) -> int:
     return 2 if prior.space.labels else 1
 
 
-def build(tensors: dict[str, Tensor], header: dict[str, Any]) -> SpecGANPrior:
+def build(tensors: dict[str, Tensor], header: Header) -> SpecGANPrior:
     """The prior of a file."""
-    structure = header["structure"]
+    structure, window = header.structure, len(tensors["autocovariance"])
+    plane = _plane(structure)
+    frame, column = 2 * plane.bins, (plane.bins, 1)
+    bounded = structure["bounded"].flag()
+    expected = TightSTFT(window, frame).n_frames - int(bounded)
+    if plane.frames != expected:
+        structure["frames"].refuse(str(expected))
+    moments = {f"statistics.{k}": column for k in ("rms", "log_mean", "log_sd")}
+    check_shapes(
+        tensors,
+        {"whitening": (window,), **moments},
+        positive=("statistics.rms", "statistics.log_sd"),
+    )
     generator = build_generator(stripped(tensors, "generator."), structure)
-    if "latent" in structure:
-        space = LatentSpace.from_dict(structure["latent"])
+    latent = structure.get("latent")
+    inputs = generator.project.in_features
+    if latent is not None:
+        space = read_latent(latent)
     else:
-        space = LatentSpace(
-            generator.project.in_features, uniform=structure["uniform_latent"]
-        )
+        space = LatentSpace(inputs, uniform=structure["uniform_latent"].flag())
+    if space.size + len(space.labels) != inputs:
+        structure["latent"].refuse(f"{inputs} latents and labels")
     encoder = None
-    if structure["encoder"]:
+    if structure["encoder"].flag():
         encoder = build_encoder(stripped(tensors, "encoder."), structure)
+    loudest = structure.get("loudest")
     return SpecGANPrior(
         generator,
         encoder,
@@ -76,15 +97,32 @@ def build(tensors: dict[str, Tensor], header: dict[str, Any]) -> SpecGANPrior:
             rms=tensors["statistics.rms"],
             log_mean=tensors["statistics.log_mean"],
             log_sd=tensors["statistics.log_sd"],
-            loudest=structure.get("loudest", math.inf),
+            loudest=math.inf if loudest is None else loudest.number(-LOUDEST, LOUDEST),
         ),
         whitening=tensors["whitening"],
         autocovariance=tensors["autocovariance"],
-        level=header["level"],
-        sample_rate=header["sample_rate"],
-        frame=structure["frame"],
+        level=header.level,
+        sample_rate=header.sample_rate,
+        frame=frame,
         space=space,
-        metadata=header["metadata"],
+        metadata=header.metadata,
+    )
+
+
+def _plane(structure: Entry) -> PlaneShape:
+    """The plane of a network, of a frame that is a power of two."""
+    frame = structure["frame"].integer(4, MAX_WINDOW)
+    if frame & (frame - 1):
+        structure["frame"].refuse("a power of two")
+    return PlaneShape(frame // 2, structure["frames"].integer(1, MAX_WINDOW))
+
+
+def _row(structure: Entry) -> tuple[int, int]:
+    """Latents that stand in a row, and at every how many frames."""
+    row, every = structure.get("row"), structure.get("row_every")
+    return (
+        0 if row is None else row.integer(0, MAX_WINDOW),
+        2 if every is None else every.integer(1, 2),
     )
 
 
@@ -92,41 +130,51 @@ def _last_layer(state: dict[str, Tensor]) -> int:
     return max(int(k.split(".")[-2]) for k in state if "layers." in k)
 
 
-def build_generator(
-    state: dict[str, Tensor], structure: Mapping[str, Any]
-) -> Generator:
+def build_generator(state: dict[str, Tensor], structure: Entry) -> Generator:
     """A generator of the size its weights tell."""
     layers = {k: v for k, v in state.items() if k.startswith("layers.")}
     last = state[f"layers.{_last_layer(layers)}.weight"]
     chain = stripped(state, "flow.")
-    flow = None
-    if chain:
-        row = structure.get("row_couplings", 0)
-        couplings = {k.split(".")[1] for k in chain}
-        flow = Flow(len(chain["layers.0.order"]), len(couplings) - row, row)
-    generator = Generator(
-        PlaneShape(structure["frame"] // 2, structure["frames"]),
-        latent=state["project.weight"].shape[1],
-        width=last.shape[0],
-        channels=last.shape[1],
-        bounded=structure["bounded"],
-        flow=flow,
-        row=structure.get("row", 0),
-        row_every=structure.get("row_every", 2),
-    )
-    generator.load_state_dict(state)
-    return generator
+    row, every = _row(structure)
+
+    def make() -> Generator:
+        flow = None
+        if chain:
+            bent = structure.get("row_couplings")
+            couplings = {k.split(".")[1] for k in chain}
+            n_row = 0 if bent is None else bent.integer(0, len(couplings))
+            size = len(chain["layers.0.order"])
+            flow = Flow(size, len(couplings) - n_row, n_row)
+        return Generator(
+            _plane(structure),
+            latent=state["project.weight"].shape[1],
+            width=last.shape[0],
+            channels=last.shape[1],
+            bounded=structure["bounded"].flag(),
+            flow=flow,
+            row=row,
+            row_every=every,
+        )
+
+    for name, order in chain.items():
+        if name.endswith(".order") and order.sort().values.tolist() != [
+            *range(len(order))
+        ]:
+            raise ValueError(f"generator.flow.{name} is no permutation")
+    return fitted(make, state, "generator.")
 
 
-def build_encoder(state: dict[str, Tensor], structure: Mapping[str, Any]) -> Encoder:
+def build_encoder(state: dict[str, Tensor], structure: Entry) -> Encoder:
     """An encoder of the size its weights tell."""
     first = state["body.layers.0.weight"]
-    encoder = Encoder(
-        PlaneShape(structure["frame"] // 2, structure["frames"]),
-        latent=state["body.score.weight"].shape[0] // 2,
-        width=first.shape[0],
-        channels=first.shape[1],
-        row=structure.get("row", 0) > 0,
+    return fitted(
+        lambda: Encoder(
+            _plane(structure),
+            latent=state["body.score.weight"].shape[0] // 2,
+            width=first.shape[0],
+            channels=first.shape[1],
+            row=_row(structure)[0] > 0,
+        ),
+        state,
+        "encoder.",
     )
-    encoder.load_state_dict(state)
-    return encoder

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
+from sepprior.checkpoint.entries import Entry
 from sepprior.checkpoint.files import (
+    first_line,
     load_tensors,
     prefixed,
     resolve_device,
     save_tensors,
     stripped,
 )
+from sepprior.checkpoint.parts import check_shapes, read_latent
 from sepprior.checkpoint.specgan import build_generator
 from sepprior.errors import SeppriorError
-from sepprior.priors import LatentSpace
 from sepprior.priors.spectrogram import SpectrogramGAN
 
 KIND = SpectrogramGAN.name
@@ -58,12 +62,29 @@ def load_spectrogram_gan(path: str | Path, *, device: str = "auto") -> Spectrogr
     if header.get("kind") != KIND:
         raise SeppriorError(f"{path}: holds no generator of spectrograms")
     place = resolve_device(device)
-    structure = header["structure"]
-    generator = build_generator(stripped(tensors, "generator."), structure)
+    try:
+        for name, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise ValueError(f"{name} is not finite")
+        description = Entry(header, "description")
+        structure, facts = description["structure"], description["metadata"].fields()
+        generator = build_generator(stripped(tensors, "generator."), structure)
+        column = (generator.plane.bins, 1)
+        check_shapes(
+            tensors, {"log_mean": column, "log_sd": column}, positive=("log_sd",)
+        )
+        space = read_latent(structure["latent"])
+        if space.size + len(space.labels) != generator.project.in_features:
+            raise ValueError("latents and weights of the generator do not agree")
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise SeppriorError(
+            f"{path}: tensors and metadata do not fit the description of a generator "
+            f"of spectrograms ({first_line(error)}); restore the file or train it again"
+        ) from error
     return SpectrogramGAN(
         generator.to(place),
-        LatentSpace.from_dict(structure["latent"]),
+        space,
         log_mean=tensors["log_mean"].to(place),
         log_sd=tensors["log_sd"].to(place),
-        metadata=header["metadata"],
+        metadata={name: fact.value for name, fact in facts.items()},
     )

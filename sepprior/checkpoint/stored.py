@@ -16,14 +16,23 @@ import torch
 from torch import Tensor
 
 from sepprior.checkpoint import diffusion, gaussian, generator, specgan, spectrogram
-from sepprior.checkpoint.files import load_tensors, resolve_device, save_tensors
+from sepprior.checkpoint.files import (
+    first_line,
+    load_tensors,
+    resolve_device,
+    save_tensors,
+)
+from sepprior.checkpoint.parts import Header, check_tensors
 from sepprior.errors import SeppriorError, file_path
-from sepprior.priors import Prior
+from sepprior.priors import LatentPrior, Prior, ScorePrior
 from sepprior.torch_state import usual_torch
+from sepprior.transforms import Whitener
 
 FORMAT = "sepprior"
 FORMAT_VERSION = 7
 """Newest version of any form that this release reads."""
+LARGEST_FEATURE = 1e8
+"""Largest magnitude of what a prior decodes, in units of about the noise's own."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class Form:
     """
 
     pack: Callable[[Any], tuple[dict[str, Tensor], dict[str, Any]]]
-    build: Callable[[dict[str, Tensor], dict[str, Any]], Prior]
+    build: Callable[[dict[str, Tensor], Header], Prior]
     version: Callable[[Any], int]
 
 
@@ -118,19 +127,61 @@ def load_prior(path: str | Path, *, device: str = "auto") -> Prior:
         )
     try:
         prior = _build(tensors, header)
-    except (LookupError, RuntimeError, TypeError, ValueError, ArithmeticError) as error:
-        reason = str(error).splitlines()[0]
+    except (
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        MemoryError,
+    ) as error:
         raise SeppriorError(
-            f"{path}: tensors do not fit the description ({reason}); "
-            "restore the file or train it again"
+            f"{path}: tensors and metadata do not fit the description of a prior "
+            f"({first_line(error)}); restore the file or train it again"
         ) from error
     return prior.to(resolve_device(device))
 
 
-def _build(tensors: dict[str, Tensor], header: dict[str, Any]) -> Prior:
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{name} is not finite")
-    if header["kind"] not in FORMS:
-        raise LookupError(f"unknown kind {header['kind']!r}")
-    return FORMS[header["kind"]].build(tensors, header)
+def _build(tensors: dict[str, Tensor], told: Mapping[str, Any]) -> Prior:
+    header = Header.of(told, check_tensors(tensors))
+    form = FORMS.get(header.kind)
+    if form is None:
+        raise LookupError(f"unknown kind {header.kind!r}")
+    prior = form.build(tensors, header)
+    expected = {"autocovariance", *form.pack(prior)[0]}
+    surplus = sorted(tensors.keys() - expected)
+    if surplus:
+        raise ValueError(f"{surplus[0]} is left over")
+    _try(prior)
+    return prior
+
+
+def _try(prior: Prior) -> None:
+    """Refuse a prior that does not decode, or to values out of all proportion."""
+    whitener = Whitener(prior.autocovariance)
+    random = torch.Generator().manual_seed(0)
+    white = torch.randn((2, prior.window), generator=random, dtype=torch.float64)
+    noise = whitener.inverse(white.to(prior.device))
+    with torch.no_grad():
+        if isinstance(prior, ScorePrior):
+            features = prior.features(noise)
+            ends = (float(prior.levels[0]), float(prior.levels[-1]))
+            parts = [
+                features,
+                *(level * prior.score(features, level) for level in ends),
+            ]
+        elif isinstance(prior, LatentPrior):
+            draws = torch.randn((1, 2, prior.n_latent), generator=random)
+            z = draws[0].to(prior.device, prior.dtype)
+            features = prior.features(noise)
+            proposed = prior.propose(features, draws=z[None])[0]
+            parts = [features, proposed]
+            for decoded in (prior.decode(z), prior.decode(proposed)):
+                parts += [decoded.mean, decoded.precision, 1.0 / decoded.precision]
+                parts += [decoded.half_log_det / prior.window]
+        else:
+            parts = [noise]
+    for part in parts:
+        # A comparison with NaN is false.
+        if part.numel() and not float(part.abs().max()) <= LARGEST_FEATURE:
+            raise ValueError("what is decoded is out of all proportion to the noise")

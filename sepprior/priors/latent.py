@@ -135,20 +135,10 @@ class LatentSpace:
         return replace(self, label=self.labels.index(label))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able form; `LatentSpace.from_dict` is its inverse."""
+        """JSON-able form."""
         return {
             "size": self.size,
             "uniform": self.uniform,
             "labels": list(self.labels),
             "shares": list(self.shares),
         }
-
-    @classmethod
-    def from_dict(cls, stored: dict[str, Any]) -> LatentSpace:
-        """A space from its JSON-able form."""
-        return cls(
-            int(stored["size"]),
-            bool(stored["uniform"]),
-            tuple(map(str, stored["labels"])),
-            tuple(map(float, stored["shares"])),
-        )
