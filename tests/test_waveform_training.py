@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from sepprior.checkpoint import load_prior, save_prior
+from sepprior.checkpoint.entries import Entry
+from sepprior.checkpoint.parts import read_latent
 from sepprior.config import config_from_dict, load_config
 from sepprior.data import Recording, Segment, as_recording, iterate_blocks
 from sepprior.errors import SeppriorError
@@ -720,7 +722,7 @@ def test_the_latent_space_draws_labels_in_their_shares():
     assert fixed.n_latent == 2
     assert fixed.code(torch.zeros(2)).tolist() == [0, 0, 0, 0, 1]
     assert float(fixed.energy(torch.ones(2))) == 1.0
-    assert LatentSpace.from_dict(space.to_dict()) == space
+    assert read_latent(Entry(space.to_dict(), "latent")) == space
     with pytest.raises(SeppriorError, match="labels it knows: 'a', 'b', 'c'"):
         space.fixed("d")
 

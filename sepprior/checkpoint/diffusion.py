@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from sepprior.checkpoint.files import prefixed, stripped
-from sepprior.checkpoint.parts import Header, check_shapes, fitted
+from sepprior.checkpoint.parts import Header, check_shapes, fitted, shape_of
 from sepprior.nets import Denoiser
 from sepprior.priors import DiffusionPrior
 
@@ -33,7 +33,8 @@ def version(prior: DiffusionPrior) -> int:
 
 def build(tensors: dict[str, Tensor], header: Header) -> DiffusionPrior:
     """The prior of a file; the network's size is that of its weights."""
-    window, n_levels = len(tensors["autocovariance"]), len(tensors["levels"])
+    window = len(tensors["autocovariance"])
+    (n_levels,) = shape_of(tensors, "levels", 1)
     by_lag, by_pair = (n_levels, window), (2, window, window)
     check_shapes(
         tensors,
@@ -47,10 +48,10 @@ def build(tensors: dict[str, Tensor], header: Header) -> DiffusionPrior:
         positive=("levels",),
     )
     levels = tensors["levels"]
-    if not n_levels or (levels.diff() >= 0).any():
+    if (levels.diff() >= 0).any():
         raise ValueError("levels do not fall")
     weights = stripped(tensors, "network.")
-    width, views = weights["enter.weight"].shape[:2]
+    width, views = shape_of(weights, "enter.weight", 4)[:2]
     network = fitted(
         lambda: Denoiser(window=window, width=width, views=views), weights, "network."
     )
@@ -63,7 +64,7 @@ def build(tensors: dict[str, Tensor], header: Header) -> DiffusionPrior:
         levels=levels,
         information=tensors["information"],
         scatter=tensors["scatter"],
-        lowest=header.structure["lowest"].number(low=1e-30),
+        lowest=header.structure["lowest"].number(1e-30, float(levels[0])),
         products=tensors.get("products"),
         metadata=header.metadata,
     )

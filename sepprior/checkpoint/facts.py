@@ -14,10 +14,10 @@ METHODS = ("gls", "robust", "joint")
 PARAMETERS = ("amplitude", "frequency", "phase", "bias")
 FACTOR = 1e4
 """Largest factor by which an error bar is widened; its inverse is the least."""
-FEWEST_QUANTILES = 11
-"""Quantiles from which the tail of a distribution is known."""
-MOST_BANDS = 8
-"""Bands in which the noise is judged."""
+QUANTILES = 201
+"""Quantiles of the distance by which the noise is judged."""
+MOST_BANDS, SAMPLES_PER_BAND = 8, 8
+"""Bands in which the noise is judged: 1, 2, 4 or 8, of so many samples each."""
 
 
 def check_facts(metadata: Entry, window: int) -> None:
@@ -94,26 +94,33 @@ def _gains(facts: Entry) -> None:
 
 
 def _novelty(facts: Entry, window: int) -> None:
-    """Band powers of the recorded noise, and of shorter windows if they are known."""
-    samples = facts.get("samples")
-    bands = len(facts["mean"].items())
-    if samples is not None:
-        samples.integer(1, window)
-    elif bands != min(MOST_BANDS, window // 2):
-        facts["mean"].refuse(f"a list of {min(MOST_BANDS, window // 2)}")
-    if not 1 <= bands <= MOST_BANDS:
-        facts["mean"].refuse(f"a list of 1 to {MOST_BANDS}")
-    facts["mean"].numbers()
-    _positive(facts["precision"], bands)
-    facts["quantiles"].rising(fewest=FEWEST_QUANTILES, low=0.0, equal=True)
+    """Powers of the noise in bands of whole windows, and of shorter ones."""
+    bands = _bands(facts, window)
+    if facts.get("samples") is not None:
+        facts["samples"].integer(window, window)
     shorter, spectrum = facts.get("shorter"), facts.get("spectrum")
+    longer = window
     for table in [] if shorter is None else shorter.items():
-        table["samples"].integer(1, window)
-        _novelty(table, window)
+        longer = table["samples"].integer(1, longer - 1)
+        _bands(table, longer)
     if spectrum is not None:
-        spectrum["mean"].numbers(bands)
-        for row in spectrum["covariance"].items(bands):
-            row.numbers(bands)
+        for row in spectrum.items(bands):
+            row.numbers(bands, low=-FACTOR, high=FACTOR)
+
+
+def _bands(table: Entry, samples: int) -> int:
+    """How many bands windows of so many samples are judged in."""
+    bands = len(table["mean"].numbers(low=-FACTOR, high=FACTOR))
+    fewest = min(
+        MOST_BANDS, 2 ** max(0, (samples // SAMPLES_PER_BAND).bit_length() - 1)
+    )
+    if bands not in (1, 2, 4, 8) or bands < fewest:
+        table["mean"].refuse(f"a list of {fewest}")
+    _positive(table["precision"], bands)
+    table["quantiles"].rising(fewest=QUANTILES, low=0.0, equal=True)
+    table["quantiles"].items(QUANTILES)
+    table["windows"].integer(1, 10**12)
+    return bands
 
 
 def _positive(matrix: Entry, size: int) -> None:

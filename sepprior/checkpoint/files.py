@@ -102,9 +102,9 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path}: its description is damaged ({first_line(error)}); "
             "restore the file or train it again"
         ) from error
-    if not isinstance(header, dict):
+    if not (isinstance(header, dict) and isinstance(header.get("metadata", {}), dict)):
         raise SeppriorError(
-            f"{path}: its description is damaged (it is no table); "
+            f"{path}: its description is damaged (what should be a table is none); "
             "restore the file or train it again"
         )
     return tensors, header

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sepprior.checkpoint.entries import LARGEST, Entry
+from sepprior.checkpoint.entries import Entry
 from sepprior.checkpoint.files import prefixed, stripped
 from sepprior.checkpoint.parts import Header, check_shapes, fitted, read_latent
 from sepprior.config.checks import MAX_WINDOW
@@ -119,7 +119,7 @@ def _arguments(told: Entry, window: int, most_layers: int) -> dict[str, Any]:
         elif name == "growth":
             found[name] = entry.number(0.0, 1.0)
         elif name == "peak":
-            found[name] = entry.number(1e-9, LARGEST)
+            found[name] = entry.number(1e-9, FACTOR)
         else:
             entry.refuse("no such setting of a network")
     return found

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from sepprior.checkpoint.entries import LARGEST, Entry
 from sepprior.checkpoint.facts import check_facts
@@ -58,12 +59,14 @@ class Header:
         entry["format_version"].integer(1, 10**6)
         metadata = Entry(entry["metadata"].value, "metadata")
         check_facts(metadata, len(lags))
+        structure = Entry(entry["structure"].value, "structure")
+        structure.fields()
         far = FARTHEST * float(lags[0]) ** 0.5
         return cls(
             entry["kind"].text(),
             Entry(entry["level"].value, "level").number(-far, far),
             Entry(entry["sample_rate"].value, "sample_rate").number(SLOWEST, FASTEST),
-            Entry(entry["structure"].value, "structure"),
+            structure,
             {name: fact.value for name, fact in metadata.fields().items()},
         )
 
@@ -139,6 +142,44 @@ def read_latent(told: Entry) -> LatentSpace:
     )
 
 
+class _Unfilled(TorchFunctionMode):
+    """Tensors without memory are not filled either.
+
+    To do so torch would import its compiler, which takes seconds.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        if name == "__setitem__" or (name.endswith("_") and not name.startswith("_")):
+            return args[0] if args else given["tensor"]
+        if name in ("exp", "__rmul__", "mul"):
+            return args[0]
+        if name == "randn":
+            return torch.empty(*args, **given)
+        if name == "linspace":
+            return torch.empty(args[2], **given)
+        if name == "randperm":
+            return torch.empty(args, dtype=torch.int64)
+        return func(*args, **given)
+
+
+def shape_of(weights: Mapping[str, Tensor], name: str, size: int) -> tuple[int, ...]:
+    """The shape of a tensor that must exist and have `size` dimensions."""
+    if name not in weights:
+        raise ValueError(f"{name} is missing")
+    shape = tuple(weights[name].shape)
+    if len(shape) != size or not all(shape):
+        raise ValueError(f"{name} has shape {shape}, expected {size} dimensions")
+    return shape
+
+
 def fitted(
     make: Callable[[], Module], weights: Mapping[str, Tensor], prefix: str
 ) -> Module:
@@ -155,7 +196,7 @@ def fitted(
     Raises:
         ValueError: weights are missing, left over, or of another shape or type.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         expected = make().state_dict()
     for name in sorted(expected.keys() | weights.keys()):
         if name not in weights or name not in expected:

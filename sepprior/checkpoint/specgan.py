@@ -9,7 +9,13 @@ from torch import Tensor
 
 from sepprior.checkpoint.entries import Entry
 from sepprior.checkpoint.files import prefixed, stripped
-from sepprior.checkpoint.parts import Header, check_shapes, fitted, read_latent
+from sepprior.checkpoint.parts import (
+    Header,
+    check_shapes,
+    fitted,
+    read_latent,
+    shape_of,
+)
 from sepprior.config.checks import MAX_WINDOW
 from sepprior.nets import Encoder, Flow, Generator, PlaneShape
 from sepprior.priors import LatentSpace, PlaneStatistics, SpecGANPrior
@@ -127,13 +133,15 @@ def _row(structure: Entry) -> tuple[int, int]:
 
 
 def _last_layer(state: dict[str, Tensor]) -> int:
-    return max(int(k.split(".")[-2]) for k in state if "layers." in k)
+    numbers = [k.split(".")[-2] for k in state if "layers." in k]
+    return max((int(n) for n in numbers if n.isdecimal()), default=0)
 
 
 def build_generator(state: dict[str, Tensor], structure: Entry) -> Generator:
     """A generator of the size its weights tell."""
     layers = {k: v for k, v in state.items() if k.startswith("layers.")}
-    last = state[f"layers.{_last_layer(layers)}.weight"]
+    width, channels = shape_of(state, f"layers.{_last_layer(layers)}.weight", 4)[:2]
+    latent = shape_of(state, "project.weight", 2)[1]
     chain = stripped(state, "flow.")
     row, every = _row(structure)
 
@@ -143,13 +151,13 @@ def build_generator(state: dict[str, Tensor], structure: Entry) -> Generator:
             bent = structure.get("row_couplings")
             couplings = {k.split(".")[1] for k in chain}
             n_row = 0 if bent is None else bent.integer(0, len(couplings))
-            size = len(chain["layers.0.order"])
+            (size,) = shape_of(chain, "layers.0.order", 1)
             flow = Flow(size, len(couplings) - n_row, n_row)
         return Generator(
             _plane(structure),
-            latent=state["project.weight"].shape[1],
-            width=last.shape[0],
-            channels=last.shape[1],
+            latent=latent,
+            width=width,
+            channels=channels,
             bounded=structure["bounded"].flag(),
             flow=flow,
             row=row,
@@ -166,13 +174,14 @@ def build_generator(state: dict[str, Tensor], structure: Entry) -> Generator:
 
 def build_encoder(state: dict[str, Tensor], structure: Entry) -> Encoder:
     """An encoder of the size its weights tell."""
-    first = state["body.layers.0.weight"]
+    width, channels = shape_of(state, "body.layers.0.weight", 4)[:2]
+    outputs = shape_of(state, "body.score.weight", 2)[0]
     return fitted(
         lambda: Encoder(
             _plane(structure),
-            latent=state["body.score.weight"].shape[0] // 2,
-            width=first.shape[0],
-            channels=first.shape[1],
+            latent=outputs // 2,
+            width=width,
+            channels=channels,
             row=_row(structure)[0] > 0,
         ),
         state,

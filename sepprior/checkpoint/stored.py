@@ -31,6 +31,8 @@ from sepprior.transforms import Whitener
 FORMAT = "sepprior"
 FORMAT_VERSION = 7
 """Newest version of any form that this release reads."""
+NO_VERSION = 10**6
+"""No number of a version is as large."""
 LARGEST_FEATURE = 1e8
 """Largest magnitude of what a prior decodes, in units of about the noise's own."""
 
@@ -120,7 +122,7 @@ def load_prior(path: str | Path, *, device: str = "auto") -> Prior:
             "'sepprior sample' writes them; to separate, train on recordings"
         )
     version = header.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if isinstance(version, int) and FORMAT_VERSION < version < NO_VERSION:
         raise SeppriorError(
             f"{path}: format version {version}, this sepprior reads "
             f"up to {FORMAT_VERSION}; upgrade with 'pip install -U sepprior'"
