@@ -20,18 +20,18 @@ MOST_BANDS, SAMPLES_PER_BAND = 8, 8
 """Bands in which the noise is judged: 1, 2, 4 or 8, of so many samples each."""
 
 
-def check_facts(metadata: Entry, window: int) -> None:
+def check_facts(metadata: Entry, window: int, *, scored: bool) -> None:
     """Refuse facts of another type, length or range.
 
     Args:
         metadata: of the file.
         window: samples of a window of the prior.
+        scored: the prior is used by its held-out score, if it has one.
 
     Raises:
         ValueError: says which fact, what it is, and what was expected.
     """
     checks = {
-        "heldout": _heldout,
         "range_error": _range_error,
         "calibration": _calibration,
         "gains": _gains,
@@ -44,6 +44,9 @@ def check_facts(metadata: Entry, window: int) -> None:
     for name, entry in metadata.fields().items():
         if name == "novelty":
             _novelty(entry, window)
+        elif name == "heldout":
+            if scored or entry.fields():
+                _heldout(entry)
         elif name in checks:
             checks[name](entry)
 
