@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import math
 import operator
 import os
@@ -104,4 +105,11 @@ def file_path(name: str, value: object) -> Path:
         raise SeppriorError(
             f"{name}={shown(value)}: a path cannot hold the character NUL"
         )
+    try:
+        os.lstat(value)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise SeppriorError(
+                f"{name}={shown(str(value))}: is too long for the name of a file"
+            ) from error
     return Path(value)

@@ -409,6 +409,18 @@ def test_the_list_of_bad_files_names_each_once(tmp_path, prior, monkeypatch):
     assert _without("in/a.csv: is damaged", "in/a.csv") == "is damaged"
 
 
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [("a\0", "the character NUL"), ("n" * 300, "is too long for the name")],
+)
+def test_names_that_no_table_or_prior_can_have(tmp_path, prior, bad, message):
+    np.save(tmp_path / "a.npy", series())
+    for path, table in [(bad, tmp_path / "t"), (prior, tmp_path / bad)]:
+        with pytest.raises(SeppriorError, match=message) as caught:
+            run(tmp_path / "a.npy", path, table)
+        assert len(str(caught.value)) < 250
+
+
 def test_nothing_but_bad_files_is_a_table_without_rows(tmp_path, prior):
     (tmp_path / "a.csv").write_text("x\n1\n")
     (now,) = run(tmp_path / "a.csv", prior, tmp_path / "t", keep_going=True)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from sepprior import __version__
 from sepprior.data import list_files
-from sepprior.errors import SeppriorError
+from sepprior.errors import SeppriorError, file_path
 from sepprior.many.cluster import do_on_cluster
 from sepprior.many.local import do_locally
 from sepprior.many.plan import Cut, Inputs, Job, Plan
@@ -119,6 +119,7 @@ def separate_many(
         raise SeppriorError(
             f"writing the table '{table}' needs pyarrow; pip install pyarrow"
         ) from error
+    prior, table = file_path("prior", prior), file_path("table", table)
     digest = file_digest(prior)
     loaded = prior_of(str(prior), device, digest, label)
     window = loaded.window if window is None else window
