@@ -100,7 +100,7 @@ def read_parquet(path: Path, selection: Selection) -> list[Series]:
             counts = column.cast(pa.int64())
             if column.null_count < len(column):
                 begin = first.setdefault(i, counts.drop_null()[0].as_py())
-                counts = pc.subtract(counts, begin)
+                counts = pc.subtract(counts, begin)  # pyright: ignore
             return unit * counts.to_numpy(zero_copy_only=False)
         if pa.types.is_decimal(column.type):
             column = column.cast(pa.float64())
