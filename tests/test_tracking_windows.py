@@ -177,7 +177,7 @@ def test_answers_do_not_depend_on_where_the_work_began(gaussian_prior):
 
 
 def test_number_of_components_must_be_known(gaussian_prior):
-    with pytest.raises(SeppriorError, match=r"components='auto'.*positive integer"):
+    with pytest.raises(SeppriorError, match=r"components='auto'.*number of sinusoids"):
         fit_all(long_measurement(200), gaussian_prior, components="auto")
 
 

@@ -26,6 +26,7 @@ from sepprior.errors import SeppriorError
 
 _GAP = 1.5  # a step longer than this many usual ones is a gap
 _REGULAR = 0.25  # steps scatter by less than this: gaps can be told step by step
+_SAME = 0.02  # steps that scatter by less are all of one length
 _LOOSE = 0.2  # farthest from the line, in steps
 _ROUNDED = 0.55  # farthest from the line, in units of the last digit
 _OFTEN = 0.05  # share of long steps from which on they may be a rhythm of rounding
@@ -150,7 +151,9 @@ def fit_clock(
     steps = _first_steps(time, breaks)
     typical, scatter = _typical_step(steps)
     resolution = _resolution(time, typical if np.isinf(scatter) else 0.0)
-    gaps, equal = _scan(time, breaks, typical, resolution, what=what, where=where)
+    # Where nearly all steps are the same, they are no rounded ones of another clock.
+    near = _EXACT if scatter <= _SAME * typical else resolution
+    gaps, equal = _scan(time, breaks, typical, near, what=what, where=where)
     regular = scatter <= _REGULAR * typical
     if regular and len(equal):
         row = int(equal[0])

@@ -44,8 +44,8 @@ MOST_SAMPLES = 2**24
 
 def check_grid(window: int, hop: int) -> None:
     """Refuse windows that cannot be fitted or would leave samples out."""
-    whole_number("window", window, most=MOST_SAMPLES)
-    whole_number("hop", hop)
+    whole_number("window", window, least=-MOST_SAMPLES, most=MOST_SAMPLES)
+    whole_number("hop", hop, least=-MOST_SAMPLES)
     if window < MIN_SAMPLES:
         raise SeppriorError(
             f"window is {window} samples; expected at least {MIN_SAMPLES}"
