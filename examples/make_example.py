@@ -3,6 +3,7 @@
     python examples/make_example.py measurement [--seed 0]   measurement and truth
     python examples/make_example.py noise noise.npz          1000 s without signal
     python examples/make_example.py prior                    the bundled prior
+    python examples/make_example.py picture                  guide/separation.png
 
 The instrument drifts (pink noise), picks up the mains (50 and 100 Hz), crackles
 (bursts) and hears a pump: a pulse train at 1.4 Hz, right where the signal is.
@@ -87,9 +88,51 @@ def recording(seconds=1000, seed=0):
     return noise(np.random.default_rng([seed, 2]), round(seconds * RATE))
 
 
+def picture(path):
+    """The example at a glance: measurement, signal, noise, and error bars."""
+    from matplotlib.figure import Figure
+
+    import sepprior
+    from sepprior.cli.separate import BUNDLED_PRIOR
+
+    t, x, truth = measurement(0)
+    result = sepprior.separate(x, sepprior.load_prior(BUNDLED_PRIOR), sample_rate=RATE)
+    names = list(truth)
+    own = np.array([result.parameters[k].stderr for k in names])
+    gls = np.array([result.baselines["gls"][k].stderr for k in names])
+    figure = Figure(figsize=(8, 5.6), layout="constrained", facecolor="white")
+    top, middle, low = figure.subplots(3, height_ratios=[3, 2, 1.7])
+    top.plot(t, x, ".-", color="0.6", markersize=3, linewidth=0.7, label="measurement")
+    angle = 2 * np.pi * truth["frequency"] * t + truth["phase"]
+    true = truth["amplitude"] * np.sin(angle) + truth["bias"]
+    top.plot(t, result.signal, color="#0072B2", linewidth=2, label="signal found")
+    top.plot(t, true, "--", color="black", linewidth=1, label="truth")
+    top.set(ylabel="signal (V)", title="One measurement, separated", xticklabels=[])
+    middle.plot(t, x - result.signal, color="0.6", linewidth=0.8, label="noise")
+    middle.plot(t, result.coherent, color="#D55E00", label="of which the prior decodes")
+    middle.set(xlabel="time (s)", ylabel="noise (V)")
+    for axes in (top, middle):
+        axes.margins(x=0.01)
+        axes.legend(ncols=3, fontsize=9, frameon=False, loc="upper right")
+        low_end, high_end = axes.get_ylim()
+        axes.set_ylim(low_end, high_end + 0.25 * (high_end - low_end))
+    rows = np.arange(len(names))
+    low.barh(rows + 0.2, gls / gls, 0.35, color="0.75", label="least squares (GLS)")
+    low.barh(rows - 0.2, own / gls, 0.35, color="#0072B2", label="sepprior")
+    for row, ratio in zip(rows, gls / own, strict=True):
+        told = f"{ratio:.1f} times smaller" if ratio > 1.15 else "as large"
+        low.text(1.0 / ratio + 0.01, row - 0.2, told, va="center", fontsize=9)
+    low.set(yticks=rows, yticklabels=names, xlabel="standard error over that of GLS")
+    low.invert_yaxis()
+    low.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    for axes in (top, middle, low):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
 def main():
     parser = argparse.ArgumentParser(description="Make the bundled example.")
-    parser.add_argument("what", choices=["measurement", "noise", "prior"])
+    parser.add_argument("what", choices=["measurement", "noise", "prior", "picture"])
     parser.add_argument("file", nargs="?", type=Path, default=Path("noise.npz"))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -103,6 +146,8 @@ def main():
         (HERE / "measurement.truth.json").write_text(text, encoding="utf-8")
     elif arguments.what == "noise":
         np.savez(arguments.file, noise=recording(), sample_rate=RATE)
+    elif arguments.what == "picture":
+        picture(HERE / "guide" / "separation.png")
     else:
         from sepprior.config import load_config
         from sepprior.data import as_recording
