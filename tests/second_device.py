@@ -18,6 +18,12 @@ NAME = "second"
 
 
 class _Backend(backend_registration._DummyBackendModule):
+    def get_rng_state(self, device: Any = None) -> torch.Tensor:
+        return torch.get_rng_state()
+
+    def set_rng_state(self, state: torch.Tensor, device: Any = None) -> None:
+        """Random numbers are the CPU's, whose state is kept anyway."""
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
 

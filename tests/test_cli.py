@@ -256,7 +256,7 @@ def test_separate_passes_on_what_is_known_of_the_signal(here, calls):
         ("--bounds tau=3", "expected two numbers"),
         ("--fix tau=x", "'x' is not a number"),
         ("--fix tau=1 --fix tau=2", "given before"),
-        ("--expect tau=1:", "not a finite number"),
+        ("--expect tau=1:", "give a finite number"),
     ],
 )
 def test_a_signal_that_cannot_be_used_is_refused(here, options, part):

@@ -429,7 +429,7 @@ def test_rare_noise_of_the_prior_is_not_taken_for_foreign(monkeypatch):
     prior.metadata = {"heldout": {"gain": 0.4, "gain_stderr": 0.01}}
     monkeypatch.setattr(
         "sepprior.inference.novelty.false_alarm_probability",
-        lambda null, white, present: torch.full((len(white),), 1e-12).double(),
+        lambda null, white, present, *_: torch.full((len(white),), 1e-12).double(),
     )
     rng = torch.Generator().manual_seed(31)
     band = {"fmin": BAND[0], "fmax": BAND[1]}

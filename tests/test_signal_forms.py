@@ -172,7 +172,7 @@ def test_clamping_keeps_parameters_in_their_bounds():
         ("damped", {"bounds": {"decay": (2, 1)}}, "lower end first"),
         ("damped", {"bounds": {"decay": 3.0}}, "two numbers"),
         ("damped", {"bounds": {"frequency": (30, 40)}}, "outside what can be searched"),
-        ("damped", {"fixed": {"decay": math.nan}}, "not a finite number"),
+        ("damped", {"fixed": {"decay": math.nan}}, "give a finite number"),
         ("damped", {"fixed": {"decay": 1}, "bounds": {"decay": (0, 2)}}, "is fixed"),
         ("damped", {"expected": {"decay": (1, 0)}}, "must be positive"),
         ("damped", {"guess": {"decay": 5}, "bounds": {"decay": (0, 2)}}, "outside its"),

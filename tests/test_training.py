@@ -59,7 +59,11 @@ train_module = __import__(train_function.__module__, fromlist=["train"])
 @pytest.fixture
 def quick(monkeypatch):
     """Leave out the final validation, which the shared priors go through."""
-    monkeypatch.setattr(train_module, "validate", lambda *_, **__: {"heldout": {}})
+    monkeypatch.setattr(
+        train_module,
+        "validate",
+        lambda *_, **__: {"heldout": {"gain": 0.0, "gain_stderr": 0.0}},
+    )
 
 
 def weights(prior: Prior) -> dict[str, torch.Tensor]:
@@ -175,7 +179,11 @@ def test_the_seed_decides_the_weights(recording, quick):
 def uninterrupted(recording, tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "prior.safetensors"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module, "validate", lambda *_, **__: {"heldout": {}})
+        patch.setattr(
+            train_module,
+            "validate",
+            lambda *_, **__: {"heldout": {"gain": 0.0, "gain_stderr": 0.0}},
+        )
         records, prior = finish(train(recording, TINY, device="cpu", output=path))
     return records, prior, path
 
@@ -232,7 +240,11 @@ def test_interrupt_in_the_middle_of_a_step(
     with pytest.raises(KeyboardInterrupt):
         finish(train(recording, TINY, device="cpu", output=path))
     monkeypatch.undo()
-    monkeypatch.setattr(train_module, "validate", lambda *_, **__: {"heldout": {}})
+    monkeypatch.setattr(
+        train_module,
+        "validate",
+        lambda *_, **__: {"heldout": {"gain": 0.0, "gain_stderr": 0.0}},
+    )
     after, resumed = finish(
         train(recording, TINY, device="cpu", output=path, resume=True)
     )
@@ -253,7 +265,11 @@ def test_interrupt_after_the_last_step(
     with pytest.raises(KeyboardInterrupt):
         finish(train(recording, TINY, device="cpu", output=path))
     assert load_prior(path, device="cpu").metadata["unfinished"] is True
-    monkeypatch.setattr(train_module, "validate", lambda *_, **__: {"heldout": {}})
+    monkeypatch.setattr(
+        train_module,
+        "validate",
+        lambda *_, **__: {"heldout": {"gain": 0.0, "gain_stderr": 0.0}},
+    )
     after, resumed = finish(
         train(recording, TINY, device="cpu", output=path, resume=True)
     )
@@ -269,7 +285,7 @@ def test_killed_while_it_is_validated(recording, quick, tmp_path, monkeypatch):
 
     def look(*_: Any, **__: Any) -> dict[str, Any]:
         on_disk.append(load_prior(path, device="cpu").metadata)
-        return {"heldout": {}}
+        return {"heldout": {"gain": 0.0, "gain_stderr": 0.0}}
 
     monkeypatch.setattr(train_module, "SAVE_SECONDS", -1.0)
     monkeypatch.setattr(train_module, "validate", look)
