@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from sepprior.checkpoint import resolve_device
 from sepprior.errors import SeppriorError
 from sepprior.formatting import units_of
 from sepprior.inference import error_bars, novelty
+from sepprior.inference.calibration import Z95
 from sepprior.inference.change import likeliest_change
 from sepprior.inference.components import choose_components, unresolved
 from sepprior.inference.detection import (
@@ -31,7 +33,9 @@ from sepprior.inference.detection import (
     no_signal_energy,
     null_gains,
 )
+from sepprior.inference.error_bars import Intervals
 from sepprior.inference.least_squares import SAMPLES_AT_ONCE
+from sepprior.inference.own_level import Followed, follow
 from sepprior.inference.pipeline import N_PEAKS, Outcome, analyse
 from sepprior.inference.record import Record, lay_out, unlay
 from sepprior.inference.sampling import well_sampled
@@ -201,21 +205,50 @@ def separate(
     parts = []
     for begin in range(0, len(data), step):
         record, own = laid_out(data[begin : begin + step])
-        outcome = analyse(
-            prior,
-            record,
-            form=form,
-            generator=torch.Generator().manual_seed(seed),
-            n_peaks=N_PEAKS if starts is None else starts,
-            joint=learned,
-            band=(low, high),
-            detect=True,
-        )
+
+        def fitted(under: Prior, some: Record) -> Outcome:
+            return analyse(
+                under,
+                some,
+                form=form,
+                generator=torch.Generator().manual_seed(seed),
+                n_peaks=N_PEAKS if starts is None else starts,
+                joint=learned,
+                band=(low, high),
+                detect=True,
+            )
+
+        outcome = fitted(prior, record)
         part = _describe(prior, outcome, form, null, bars)
+        for other in follow(prior, outcome, fitted):
+            own_part = _describe(other.prior, other.outcome, form, null, bars, other)
+            _put(part, other.rows, own_part)
         if len(data[0]) < len(given[0]):
             _pad(part, form, skipped, given.shape[1])
         parts.append(_with_levels(part, own, form) if bool(own.any()) else part)
     return _assemble(parts, given, prior, rate, form, bars, single)
+
+
+def _put(part: dict[str, Any], rows: Tensor, other: dict[str, Any]) -> None:
+    """Gives some rows of one chunk the results of another one, in place."""
+    for key, value in part.items():
+        if key != "frequency" and value is not None:
+            part[key] = _replaced(value, rows, other[key])
+
+
+def _replaced(value: Any, rows: Tensor, other: Any) -> Any:
+    """Arrays, or what holds them, with some rows from others."""
+    if isinstance(value, Tensor):
+        return value.index_copy(0, rows, other.to(value.dtype))
+    if isinstance(value, Intervals):
+        pairs = zip(vars(value).values(), vars(other).values(), strict=True)
+        return Intervals(*(_replaced(a, rows, b) for a, b in pairs))
+    if isinstance(value, tuple):
+        return tuple(_replaced(a, rows, b) for a, b in zip(value, other, strict=True))
+    value = value.copy()
+    for i, row in enumerate(rows.tolist()):
+        value[row] = other[i]
+    return value
 
 
 def _without_padding(data: np.ndarray) -> tuple[np.ndarray, int]:
@@ -301,8 +334,10 @@ def _describe(
     form: Form,
     null: NullGains,
     bars: error_bars.ErrorBars,
+    followed: Followed | None = None,
 ) -> dict[str, Any]:
     """Arrays of one chunk, ready to be joined with those of the others."""
+    level, sd = (1.0, torch.nan) if followed is None else (followed.level, followed.sd)
     record = outcome.record
     table = prior.metadata.get("calibration")
     gls = error_bars.of_least_squares(outcome, form, table, prior.window)
@@ -314,13 +349,16 @@ def _describe(
     )
     flagged = novelty_p < novelty.FALSE_ALARM
     change = likeliest_change(left, record, form, fitted, flagged, directions)
+    if followed is not None:
+        change = change.with_level(followed.level, 0.5 * record.sample_rate)
     chosen, theta = gls, outcome.gls.theta
     raw = outcome.gls.covariance
     used = torch.zeros(len(record.x), dtype=torch.bool, device=record.x.device)
     if outcome.joint is not None:
         joint = error_bars.of_the_prior(prior, outcome, form, table)
         # Noise that is plainly not the prior's has no use for what the prior learned.
-        foreign = (novelty_p < FOREIGN) & ~_as_useful_as_ever(prior, outcome)
+        strange = FOREIGN if followed is None else novelty.FALSE_ALARM
+        foreign = (novelty_p < strange) & ~_as_useful_as_ever(prior, outcome)
         used = (outcome.evidence > 0) & ~foreign
         if isinstance(prior, PlainPrior):
             used = torch.ones_like(used)
@@ -356,6 +394,9 @@ def _describe(
         best = torch.where(used, outcome.signal_gain, best)
         wider = error_bars.amplitude_widening(form, theta, table, prior.window)
         judged = torch.where(used, outcome.signal_gain / wider.square(), judged)
+    if followed is not None:
+        # Of noise whose level is estimated: the F-test's likelihood ratio.
+        judged = 0.5 * freedom * torch.log1p(2.0 * judged / freedom)
     alarm = null.probability(judged)
     close = torch.zeros_like(used)
     if isinstance(form, Sinusoids) and form.count > 1:
@@ -382,6 +423,9 @@ def _describe(
         "novelty": novelty_p,
         "change": change.cause,
         "noise_level": change.level,
+        "followed": torch.full_like(used, followed is not None),
+        "noise_level_low": torch.full_like(change.level, level * math.exp(-Z95 * sd)),
+        "noise_level_high": torch.full_like(change.level, level * math.exp(Z95 * sd)),
         "noise_change_low": change.low,
         "noise_change_high": change.high,
         "noise_change_ratio": change.ratio,
@@ -463,6 +507,9 @@ def _assemble(
         "noise_change_p": novel,
         "out_of_distribution": novel < novelty.FALSE_ALARM,
         "noise_level": joined("noise_level"),
+        "noise_level_low": joined("noise_level_low"),
+        "noise_level_high": joined("noise_level_high"),
+        "noise_level_followed": joined("followed"),
         "noise_change": np.concatenate([p["change"] for p in parts]),
         "noise_change_low": joined("noise_change_low"),
         "noise_change_high": joined("noise_change_high"),

@@ -38,6 +38,12 @@ def describe(
         )
     if facts["out_of_distribution"]:
         notes.append(_changed(facts))
+    elif facts.get("noise_level_followed", False):
+        low, high = facts["noise_level_low"], facts["noise_level_high"]
+        notes.append(
+            f"the noise is {facts['noise_level']:.2g} times as loud as in training "
+            f"({low:.2g} to {high:.2g}): the error bars account for it"
+        )
     if not facts["detected"]:
         notes.append("no signal detected: the parameters may describe noise")
     if len(frequencies) and facts["detected"]:
@@ -72,11 +78,18 @@ def describe(
         )
     if learned and not tried:
         notes.append("GLS answer: on held-out noise the prior adds nothing to it")
-    elif tried and facts["method"] == "gls" and facts["noise_change_p"] < FOREIGN:
+    elif tried and facts["method"] == "gls" and _foreign(facts):
         notes.append("GLS answer: the prior does not describe this noise")
     elif tried and facts["method"] == "gls":
         notes.append("GLS answer: more probable here than the joint optimum")
     return "; ".join(["ok" if not notes else notes[0], *notes[1:]])
+
+
+def _foreign(facts: Mapping[str, Any]) -> bool:
+    """Whether the noise is plainly not the prior's, whatever its level."""
+    if facts.get("noise_level_followed", False):
+        return bool(facts["out_of_distribution"])
+    return bool(facts["noise_change_p"] < FOREIGN)
 
 
 def _changed(facts: Mapping[str, Any]) -> str:

@@ -207,8 +207,12 @@ def test_changed_noise_is_flagged(gaussian_prior):
     t = np.arange(WINDOW) / SAMPLE_RATE
     white = sinusoid(t, **TRUTH) + 3.0 * rng.normal(size=(10, WINDOW)) + LEVEL
     changed = sepprior.separate(white, gaussian_prior)
-    assert changed.diagnostics["out_of_distribution"].all()
-    assert all("changed since training" in s for s in changed.status)
+    flagged = changed.diagnostics["out_of_distribution"]
+    # What is not flagged for its spectrum is followed in its level.
+    assert flagged.sum() >= 6
+    assert (flagged | changed.diagnostics["noise_level_followed"]).all()
+    said = ["changed since training" in s for s in changed.status]
+    np.testing.assert_array_equal(said, flagged)
     x = np.stack([measurement(seed=s) for s in range(60)])
     same = sepprior.separate(x, gaussian_prior)
     # One in a hundred is flagged by design: 5 of 60 has probability 2e-4.

@@ -86,6 +86,11 @@ def _calibration(facts: Entry) -> None:
         for parameter in PARAMETERS:
             for name in ("q68", "q95"):
                 table[parameter][name].numbers(bands, low=1 / FACTOR, high=FACTOR)
+        level = table.get("level")
+        if level is not None:
+            median, sd = level.items(2)
+            median.number(-FACTOR, FACTOR)
+            sd.number(low=1.0 / FACTOR**2)
 
 
 def _gains(facts: Entry) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sepprior.inference.least_squares import Fit
+from sepprior.inference.own_level import log_level
 from sepprior.inference.pipeline import Answer, Outcome, analyse
 from sepprior.inference.record import Record, lay_out
 from sepprior.priors import Prior
@@ -83,11 +84,11 @@ def measure_calibration(
     count = trials_per_band(n, joint=joint)
     if n_windows is not None:
         count = min(count, max(FEWEST_TRIALS, TRIALS_PER_WINDOW * n_windows))
-    errors = _errors(prior, crops, bands, count, joint=joint, rng=rng)
+    errors, levels = _errors(prior, crops, bands, count, joint=joint, rng=rng)
     fresh = {}
     if unseen is not None:
         few = -(-count // UNSEEN_SHARE)
-        fresh = _errors(prior, unseen, bands, few, joint=joint, rng=rng)
+        fresh, levels = _errors(prior, unseen, bands, few, joint=joint, rng=rng)
     table: dict[str, Any] = {"cycles": [math.sqrt(a * b) for a, b in bands]}
     for method, parts in errors.items():
         table[method] = {}
@@ -99,7 +100,14 @@ def measure_calibration(
                 * _factors(own, level, expected)
                 for name, level, expected in (("q68", Q68, 1.0), ("q95", Q95, Z95))
             }
+    table["joint" if joint else "gls"]["level"] = _typical(levels)
     return _as_lists(table)
+
+
+def _typical(levels: np.ndarray) -> list[float]:
+    """Median and half the width of the middle 68 % of levels (n,)."""
+    low, middle, high = np.quantile(levels, [0.5 - Q68 / 2, 0.5, 0.5 + Q68 / 2])
+    return [float(middle), max(0.5 * float(high - low), 1e-6)]
 
 
 def _errors(
@@ -110,10 +118,14 @@ def _errors(
     *,
     joint: bool,
     rng: np.random.Generator,
-) -> dict[str, list[np.ndarray]]:
-    """Absolute standardised errors (n, 4) of each method in each band."""
+) -> tuple[dict[str, list[np.ndarray]], np.ndarray]:
+    """Absolute standardised errors (n, 4) of each method in each band, and levels.
+
+    The latter are `log_level` of all injections.
+    """
     methods = ("joint",) if joint else ("gls", "robust")
     found: dict[str, list[np.ndarray]] = {m: [] for m in methods}
+    levels = []
     for low, high in bands:
         errors: dict[str, list[np.ndarray]] = {m: [] for m in methods}
         left = count
@@ -124,6 +136,7 @@ def _errors(
             f = cycles * prior.sample_rate / prior.window
             x, truth = draw_injections(prior, crops(here), f, rng)
             outcome = analyse_batch(prior, x, f, joint=joint)
+            levels.append(log_level(outcome).cpu().numpy())
             for method in methods:
                 answer = getattr(outcome, method)
                 errors[method].append(
@@ -131,7 +144,7 @@ def _errors(
                 )
         for method, parts in errors.items():
             found[method].append(np.abs(np.concatenate(parts)))
-    return found
+    return found, np.concatenate(levels)
 
 
 def _factors(bands: list[np.ndarray], level: float, expected: float) -> np.ndarray:

@@ -47,6 +47,19 @@ class Change:
     high: Tensor
     ratio: Tensor
 
+    def with_level(self, factor: float, nyquist: float) -> Change:
+        """The same of noise whose level was followed: `factor` times the training's."""
+        silent = torch.tensor([not name for name in self.cause])
+        silent = silent.to(self.level.device)
+        level = factor * self.level
+        return Change(
+            [name or "level" for name in self.cause],
+            level,
+            torch.where(silent, 0.0, self.low),
+            torch.where(silent, nyquist, self.high),
+            torch.where(silent, level, factor * self.ratio),
+        )
+
 
 def likeliest_change(
     white: Tensor,

@@ -183,6 +183,15 @@ class LatentPrior(Prior, Protocol):
         ...
 
 
+@runtime_checkable
+class Scalable(Prior, Protocol):
+    """A prior whose noise can be made louder or quieter."""
+
+    def scaled(self, factor: float) -> Prior:
+        """Noise so many times as loud, about the same level, otherwise the same."""
+        ...
+
+
 def beats_gaussian(heldout: Mapping[str, float]) -> bool:
     """Whether a prior described noise it had not seen better than its spectrum does.
 

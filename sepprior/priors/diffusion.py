@@ -8,6 +8,7 @@ that of any signal with whitened Jacobian J, before any measurement is made.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -348,6 +349,15 @@ class DiffusionPrior:
             dtype=torch.float32,
             metadata=self.metadata,
         )
+
+    def scaled(self, factor: float) -> DiffusionPrior:
+        """Noise so many times as loud; the network is shared."""
+        louder = copy.copy(self)
+        louder.whitening = self.whitening * factor**2
+        louder.autocovariance = self.autocovariance * factor**2
+        louder.whitener = Whitener(louder.whitening)
+        louder.half_log_det = louder.whitener.half_log_det
+        return louder
 
     @usual_torch()
     def to(self, device: torch.device | str) -> DiffusionPrior:

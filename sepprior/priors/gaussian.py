@@ -106,6 +106,15 @@ class GaussianPrior:
             + self.window * HALF_LOG_2PI
         )
 
+    def scaled(self, factor: float) -> GaussianPrior:
+        """Noise so many times as loud."""
+        return GaussianPrior(
+            self.autocovariance * factor**2,
+            level=self.level,
+            sample_rate=self.sample_rate,
+            metadata=self.metadata,
+        )
+
     @usual_torch()
     def to(self, device: torch.device | str) -> GaussianPrior:
         """The same prior on another device."""

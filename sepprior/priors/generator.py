@@ -107,6 +107,10 @@ class GeneratorPrior(AdditivePrior):
         """The same prior with gains and range errors of their own for some labels."""
         return self._copy(self.network, self.device, by_label=by_label)
 
+    def scaled(self, factor: float) -> GeneratorPrior:
+        """Noise so many times as loud; the network is shared."""
+        return self._copy(self.network, self.device, factor=factor)
+
     @usual_torch()
     def to(self, device: torch.device | str) -> GeneratorPrior:
         """The same prior on another device; itself where it is there already."""
@@ -122,6 +126,7 @@ class GeneratorPrior(AdditivePrior):
         space: LatentSpace | None = None,
         shared: Reach | None = None,
         by_label: Mapping[str, Reach] | None = None,
+        factor: float = 1.0,
     ) -> GeneratorPrior:
         shared = (shared or self.shared).to(device)
         if by_label is None:
@@ -132,7 +137,7 @@ class GeneratorPrior(AdditivePrior):
             space=space or self.space,
             reach=shared,
             by_label={k: r.to(device) for k, r in by_label.items()},
-            autocovariance=self.autocovariance.to(device),
+            autocovariance=factor**2 * self.autocovariance.to(device),
             level=self.level,
             sample_rate=self.sample_rate,
             metadata=self.metadata,

@@ -401,6 +401,14 @@ class SpecGANPrior:
         """The same prior with its label fixed, or inferred (None)."""
         return self._copy(self.device, self.space.fixed(label))
 
+    def scaled(self, factor: float) -> SpecGANPrior:
+        """Noise so many times as loud; the networks are shared."""
+        louder = copy.copy(self)
+        louder.whitening = self.whitening * factor**2
+        louder.autocovariance = self.autocovariance * factor**2
+        louder.whitener = Whitener(louder.whitening)
+        return louder
+
     @usual_torch()
     def to(self, device: torch.device | str) -> SpecGANPrior:
         """The same prior on another device; itself where it is there already."""

@@ -62,6 +62,19 @@ class WaveformPrior(AdditivePrior):
         """``g(z)``, shape (..., N)."""
         return self.generator(z)
 
+    def scaled(self, factor: float) -> WaveformPrior:
+        """Noise so many times as loud."""
+        return WaveformPrior(
+            lambda z: factor * self.generator(z),
+            n_latent=self.n_latent,
+            range_autocovariance=self.whitener.autocovariance * factor**2,
+            autocovariance=self.autocovariance * factor**2,
+            sample_rate=self.sample_rate,
+            level=self.level,
+            dtype=self.dtype,
+            metadata=self.metadata,
+        )
+
     @usual_torch()
     def to(self, device: torch.device | str) -> WaveformPrior:
         """The same prior on another device (the generator must follow by itself)."""
