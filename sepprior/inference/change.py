@@ -51,7 +51,7 @@ class Change:
         """The same of noise whose level was followed: `factor` times the training's."""
         silent = torch.tensor([not name for name in self.cause])
         silent = silent.to(self.level.device)
-        level = factor * self.level
+        level = torch.full_like(self.level, factor)
         return Change(
             [name or "level" for name in self.cause],
             level,
