@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -206,7 +205,7 @@ def separate(
     for begin in range(0, len(data), step):
         record, own = laid_out(data[begin : begin + step])
 
-        def fitted(under: Prior, some: Record) -> Outcome:
+        def fitted(under: Prior, some: Record, detect: bool) -> Outcome:
             return analyse(
                 under,
                 some,
@@ -215,10 +214,10 @@ def separate(
                 n_peaks=N_PEAKS if starts is None else starts,
                 joint=learned,
                 band=(low, high),
-                detect=True,
+                detect=detect,
             )
 
-        outcome = fitted(prior, record)
+        outcome = fitted(prior, record, True)
         part = _describe(prior, outcome, form, null, bars)
         for other in follow(prior, outcome, fitted):
             own_part = _describe(other.prior, other.outcome, form, null, bars, other)
@@ -337,7 +336,6 @@ def _describe(
     followed: Followed | None = None,
 ) -> dict[str, Any]:
     """Arrays of one chunk, ready to be joined with those of the others."""
-    level, sd = (1.0, torch.nan) if followed is None else (followed.level, followed.sd)
     record = outcome.record
     table = prior.metadata.get("calibration")
     gls = error_bars.of_least_squares(outcome, form, table, prior.window)
@@ -349,7 +347,9 @@ def _describe(
     )
     flagged = novelty_p < novelty.FALSE_ALARM
     change = likeliest_change(left, record, form, fitted, flagged, directions)
+    sd = torch.full_like(change.level, torch.nan)
     if followed is not None:
+        sd = followed.sd
         change = change.with_level(followed.level, 0.5 * record.sample_rate)
     chosen, theta = gls, outcome.gls.theta
     raw = outcome.gls.covariance
@@ -424,8 +424,7 @@ def _describe(
         "change": change.cause,
         "noise_level": change.level,
         "followed": torch.full_like(used, followed is not None),
-        "noise_level_low": torch.full_like(change.level, level * math.exp(-Z95 * sd)),
-        "noise_level_high": torch.full_like(change.level, level * math.exp(Z95 * sd)),
+        "noise_level_error": sd,
         "noise_change_low": change.low,
         "noise_change_high": change.high,
         "noise_change_ratio": change.ratio,
@@ -493,6 +492,7 @@ def _assemble(
     white = joined("white")
     white[~joined("present")] = np.nan
     used, novel = joined("used"), joined("novelty")
+    level, level_error = joined("noise_level"), joined("noise_level_error")
     diagnostics: dict[str, Any] = {
         "method": np.where(used, prior.name, "gls"),
         "converged": joined("converged"),
@@ -506,9 +506,9 @@ def _assemble(
         "detected": joined("alarm") < NO_DETECTION,
         "noise_change_p": novel,
         "out_of_distribution": novel < novelty.FALSE_ALARM,
-        "noise_level": joined("noise_level"),
-        "noise_level_low": joined("noise_level_low"),
-        "noise_level_high": joined("noise_level_high"),
+        "noise_level": level,
+        "noise_level_low": level * np.exp(-Z95 * level_error),
+        "noise_level_high": level * np.exp(Z95 * level_error),
         "noise_level_followed": joined("followed"),
         "noise_change": np.concatenate([p["change"] for p in parts]),
         "noise_change_low": joined("noise_change_low"),

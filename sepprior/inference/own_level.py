@@ -13,16 +13,15 @@ nothing is changed at all.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from sepprior.inference.pipeline import Outcome
 from sepprior.inference.record import Record
-from sepprior.priors.base import Prior, Scalable
+from sepprior.priors.base import Prior, Scalable, ScorePrior
 
 UNCHANGED = 0.8
 """Probability that the noise is as loud as in training."""
@@ -40,33 +39,30 @@ DOUBTFUL = 2.0
 
 
 @dataclass(frozen=True)
-class Level:
-    """What is known of u in noise as loud as in training.
+class Scatter:
+    """Standard deviations in noise as loud as in training.
 
     Attributes:
-        median: of u.
-        sd: of u.
+        of_residual: of u.
+        of_level: of the ``log s`` that is found.
     """
 
-    median: float
-    sd: float
+    of_residual: float
+    of_level: float
 
     @classmethod
-    def of(
-        cls, table: Mapping[str, Any] | None, method: str, n: float, window: int
-    ) -> Level | None:
-        """From a prior's calibration, for `n` samples; None where it has none.
+    def of(cls, sd: float, n: int, window: int) -> Scatter:
+        """For n samples, where that of u is `sd` in a window.
 
         The scatter of single samples falls with their number, that of the level from
-        one window to the next does not.
+        one window to the next does not. In Gaussian noise both are ``1 / sqrt(2 n)``.
+        Under a latent that takes in some of the level u scatters less and ``log s``
+        more: the score ``2 n u`` has the information about v as its variance.
         """
-        known = (table or {}).get(method, {}).get("level")
-        if known is None:
-            return None
-        median, sd = known
         chance = min(sd, math.sqrt(0.5 / window))
-        rest = sd**2 - chance**2
-        return cls(median, math.sqrt(rest + chance**2 * window / n))
+        own = math.sqrt(sd**2 - chance**2 + chance**2 * window / max(1, n))
+        gaussian = math.sqrt(0.5 / max(1, n))
+        return cls(own, max(gaussian, gaussian**2 / own))
 
 
 def log_level(outcome: Outcome) -> Tensor:
@@ -91,14 +87,14 @@ class Followed:
     Attributes:
         rows: their numbers, (n,).
         level: s.
-        sd: standard deviation of ``log s``.
+        sd: standard deviation of ``log s`` of each, (n,).
         prior: noise of that level.
         outcome: their fits under it.
     """
 
     rows: Tensor
     level: float
-    sd: float
+    sd: Tensor
     prior: Prior
     outcome: Outcome
 
@@ -111,36 +107,99 @@ class _Search:
         u: at the best v so far, less its median in noise as loud as in training.
         energy: there.
         first: at v = 0.
-        v: the best so far.
+        known: what is usual.
         share: fall of u over the rise of v.
+        v: the best so far.
         done: no better one is looked for.
     """
 
     u: float
     energy: float
     first: float
-    v: float = 0.0
+    known: Scatter
     share: float = 1.0
+    v: float = 0.0
     done: bool = False
 
-    def proposal(self) -> float:
-        """The next v, on the grid."""
+    def __post_init__(self) -> None:
+        """What a latent takes in of a level is known about, beforehand."""
+        self.share = min(1.0, self.known.of_residual / self.known.of_level)
+
+    def proposal(self) -> float | None:
+        """The next v, on the grid; None where the best one is known."""
         step = min(max(self.u / self.share, -LONGEST), LONGEST)
-        aim = min(max(self.v + step, -MOST), MOST)
-        return STEP * round(aim / STEP)
+        aim = STEP * round(min(max(self.v + step, -MOST), MOST) / STEP)
+        self.done = self.done or aim == self.v
+        return None if self.done else aim
 
     def see(self, v: float, u: float, energy: float) -> None:
         """Takes in a fit at another v."""
         if not energy < self.energy:
-            self.done = True
+            self.done = abs(v - self.v) < 1.5 * STEP
+            self.share *= 2.0
             return
         # A latent may take in some of the level: u falls by less than v rises.
         self.share = min(max((self.u - u) / (v - self.v), 0.2), 1.0)
         self.v, self.u, self.energy = v, u, energy
 
+    def end(self, v: float, gain: float) -> None:
+        """Takes in a level that is known, with its gain in log-likelihood."""
+        self.v, self.done = STEP * round(v / STEP), True
+        self.energy = self.first - gain
 
-Refit = Callable[[Prior, Record], Outcome]
-"""Fits of measurements under a prior."""
+    def accepted(self) -> float | None:
+        """The best v where it is more probable than that of the training."""
+        gain = self.first - self.energy
+        return self.v if _probable(self.v, gain, self.known.of_level) else None
+
+
+def _probable(v: float, gain: float, sd: float) -> bool:
+    """Whether a level is more probable than that of the training.
+
+    Args:
+        v: its logarithm.
+        gain: in log-likelihood, nats.
+        sd: standard deviation of v.
+    """
+    if not v or abs(v) > MOST - STEP:
+        return False
+    density = 1.0 / (math.pi * SPREAD * (1.0 + (v / SPREAD) ** 2))
+    odds = (1.0 - UNCHANGED) / UNCHANGED * density * math.sqrt(2.0 * math.pi) * sd
+    return gain > -math.log(odds)
+
+
+def _gaussian_gain(u: float, n: float) -> float:
+    """Log-likelihood of n Gaussian samples at their own level over that expected.
+
+    Args:
+        u: log of their level.
+        n: their number.
+    """
+    return 0.5 * n * math.expm1(2.0 * min(u, 10.0)) - n * u
+
+
+def levels_of(white: Tensor, typical: Sequence[float]) -> Tensor:
+    """Levels (n, 1) of whitened windows (n, N) of noise: 1 where it is the training's.
+
+    As `follow` finds it for measurements answered by least squares.
+
+    Args:
+        white: the windows.
+        typical: median and standard deviation of u, of the prior's calibration.
+    """
+    n = white.shape[-1]
+    known = Scatter.of(typical[1], n, n)
+    u = 0.5 * white.double().square().mean(-1).clamp_min(1e-300).log() - typical[0]
+    found = []
+    for v in u.tolist():
+        far = abs(v) > DOUBTFUL * known.of_residual
+        probable = far and _probable(v, _gaussian_gain(v, n), known.of_level)
+        found.append(v if probable else 0.0)
+    return torch.tensor(found).to(white).exp().unsqueeze(-1)
+
+
+Refit = Callable[[Prior, Record, bool], Outcome]
+"""Fits of measurements under a prior, and whether there is a signal at all."""
 
 
 def follow(prior: Prior, outcome: Outcome, refit: Refit) -> Iterator[Followed]:
@@ -154,76 +213,47 @@ def follow(prior: Prior, outcome: Outcome, refit: Refit) -> Iterator[Followed]:
         refit: fits measurements under a prior.
     """
     method = "gls" if outcome.joint is None else "joint"
-    n = float(outcome.record.present.flatten(1).sum(-1).double().mean())
-    known = Level.of(prior.metadata.get("calibration"), method, n, prior.window)
-    if known is None or not isinstance(prior, Scalable):
+    table = prior.metadata.get("calibration", {}).get(method, {}).get("level")
+    if table is None or not isinstance(prior, Scalable):
         return
-    u = (log_level(outcome) - known.median).tolist()
+    median = table[0]
+    excess = (log_level(outcome) - median).tolist()
+    counts = outcome.record.present.flatten(1).sum(-1).tolist()
+    # What is whitened without a latent tells the level at once.
+    at_once = outcome.joint is None or isinstance(prior, ScorePrior)
     energies = _energy(outcome).tolist()
-    searches = {
-        b: _Search(u[b], energy, energy)
-        for b, energy in enumerate(energies)
-        if abs(u[b]) > DOUBTFUL * known.sd
-    }
-    fits: dict[tuple[float, tuple[int, ...]], tuple[Prior, Outcome]] = {}
+    searches = {}
+    for b, (u, n) in enumerate(zip(excess, counts, strict=True)):
+        known = Scatter.of(table[1], n, prior.window)
+        if abs(u) > DOUBTFUL * known.of_residual:
+            searches[b] = _Search(u, energies[b], energies[b], known)
+            if at_once:
+                searches[b].end(u, _gaussian_gain(u, n))
 
-    def fitted(v: float, numbers: list[int]) -> tuple[Prior, Outcome]:
-        key = v, tuple(numbers)
-        if key not in fits:
-            scaled = prior.scaled(math.exp(v))
-            rows = torch.tensor(numbers, device=outcome.record.x.device)
-            fits[key] = scaled, refit(scaled, outcome.record.select(rows))
-        return fits[key]
+    def fitted(v: float, numbers: list[int], detect: bool) -> tuple[Prior, Outcome]:
+        scaled = prior.scaled(math.exp(v))
+        rows = torch.tensor(numbers, device=outcome.record.x.device)
+        return scaled, refit(scaled, outcome.record.select(rows), detect)
 
     for _ in range(PASSES):
-        asked = _grouped(
-            (b, search.proposal()) for b, search in searches.items() if not search.done
-        )
-        moved = False
+        asked = _grouped((b, s.proposal()) for b, s in searches.items())
         for v, numbers in asked.items():
-            numbers = [b for b in numbers if abs(v - searches[b].v) > 0.5 * STEP]
-            if not numbers:
-                continue
-            moved = True
-            _, found = fitted(v, numbers)
-            u = (log_level(found) - known.median).tolist()
-            for i, (b, energy) in enumerate(
-                zip(numbers, _energy(found).tolist(), strict=True)
-            ):
-                searches[b].see(v, u[i], energy)
-        if not moved:
-            break
-    sd = _uncertainty(known, n)
-    accepted = _grouped(
-        (b, search.v) for b, search in searches.items() if _probable(search, sd)
-    )
+            _, found = fitted(v, numbers, False)
+            u = (log_level(found) - median).tolist()
+            for i, energy in enumerate(_energy(found).tolist()):
+                searches[numbers[i]].see(v, u[i], energy)
+    accepted = _grouped((b, s.accepted()) for b, s in searches.items())
     for v, numbers in accepted.items():
         rows = torch.tensor(numbers, device=outcome.record.x.device)
-        yield Followed(rows, math.exp(v), sd, *fitted(v, numbers))
+        sd = [searches[b].known.of_level for b in numbers]
+        error = torch.tensor(sd).to(outcome.record.x)
+        yield Followed(rows, math.exp(v), error, *fitted(v, numbers, True))
 
 
-def _grouped(pairs: Iterable[tuple[int, float]]) -> dict[float, list[int]]:
-    """Numbers of measurements by their v."""
+def _grouped(pairs: Iterable[tuple[int, float | None]]) -> dict[float, list[int]]:
+    """Numbers of measurements by their v, of those that have one."""
     groups: dict[float, list[int]] = {}
     for b, v in pairs:
-        groups.setdefault(v, []).append(b)
+        if v is not None:
+            groups.setdefault(v, []).append(b)
     return groups
-
-
-def _uncertainty(known: Level, n: float) -> float:
-    """Standard deviation of ``log s`` from n samples.
-
-    That of Gaussian noise, ``1 / sqrt(2 n)``; larger under a latent that takes in some
-    of the level: the score ``2 n u`` has the information about v as its variance.
-    """
-    gaussian = math.sqrt(0.5 / n)
-    return max(gaussian, gaussian**2 / known.sd)
-
-
-def _probable(search: _Search, sd: float) -> bool:
-    """Whether the level that was found is more probable than that of the training."""
-    if not search.v or abs(search.v) > MOST - STEP:
-        return False
-    density = 1.0 / (math.pi * SPREAD * (1.0 + (search.v / SPREAD) ** 2))
-    odds = (1.0 - UNCHANGED) / UNCHANGED * density * math.sqrt(2.0 * math.pi) * sd
-    return search.first - search.energy > -math.log(odds)

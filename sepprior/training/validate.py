@@ -13,6 +13,7 @@ from sepprior.data import Recording, consecutive_windows
 from sepprior.inference.calibration import measure_calibration
 from sepprior.inference.detection import both_gains, measure_gains
 from sepprior.inference.novelty import measure_null
+from sepprior.inference.own_level import levels_of
 from sepprior.priors import GaussianPrior, Prior, beats_gaussian
 from sepprior.training.heldout import heldout_facts
 from sepprior.training.uncertainty import FEW_WINDOWS, PossibleNoise, recorded_crops
@@ -98,8 +99,12 @@ def validate(
     n_simulated = min(POSSIBLE_WINDOWS, POSSIBLE_SAMPLES // window)
     simulated = torch.from_numpy(possible.simulated(n_simulated, rng)).to(x)
     groups = simulated.chunk(max(1, len(possible.whiteners))) if len(simulated) else ()
+    # Windows of another level are followed in it when they are measured, too.
+    white = _whitened(gaussian, x)
+    factors = levels_of(white, table["gls"]["level"])
+    white, x = white / factors, x / factors
     facts["novelty"] = measure_null(
-        _whitened(gaussian, x), [_whitened(gaussian, group) for group in groups]
+        white, [_whitened(gaussian, group) for group in groups]
     )
     covariance = gaussian.autocovariance.to(x)
     rate = prior.sample_rate
