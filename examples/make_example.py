@@ -90,44 +90,12 @@ def recording(seconds=1000, seed=0):
 
 def picture(path):
     """The example at a glance: measurement, signal, noise, and error bars."""
-    from matplotlib.figure import Figure
-
     import sepprior
     from sepprior.cli.separate import BUNDLED_PRIOR
 
-    t, x, truth = measurement(0)
+    _, x, truth = measurement(0)
     result = sepprior.separate(x, sepprior.load_prior(BUNDLED_PRIOR), sample_rate=RATE)
-    names = list(truth)
-    own = np.array([result.parameters[k].stderr for k in names])
-    gls = np.array([result.baselines["gls"][k].stderr for k in names])
-    figure = Figure(figsize=(8, 5.6), layout="constrained", facecolor="white")
-    top, middle, low = figure.subplots(3, height_ratios=[3, 2, 1.7])
-    top.plot(t, x, ".-", color="0.6", markersize=3, linewidth=0.7, label="measurement")
-    angle = 2 * np.pi * truth["frequency"] * t + truth["phase"]
-    true = truth["amplitude"] * np.sin(angle) + truth["bias"]
-    top.plot(t, result.signal, color="#0072B2", linewidth=2, label="signal found")
-    top.plot(t, true, "--", color="black", linewidth=1, label="truth")
-    top.set(ylabel="signal (V)", title="One measurement, separated", xticklabels=[])
-    middle.plot(t, x - result.signal, color="0.6", linewidth=0.8, label="noise")
-    middle.plot(t, result.coherent, color="#D55E00", label="of which the prior decodes")
-    middle.set(xlabel="time (s)", ylabel="noise (V)")
-    for axes in (top, middle):
-        axes.margins(x=0.01)
-        axes.legend(ncols=3, fontsize=9, frameon=False, loc="upper right")
-        low_end, high_end = axes.get_ylim()
-        axes.set_ylim(low_end, high_end + 0.25 * (high_end - low_end))
-    rows = np.arange(len(names))
-    low.barh(rows + 0.2, gls / gls, 0.35, color="0.75", label="least squares (GLS)")
-    low.barh(rows - 0.2, own / gls, 0.35, color="#0072B2", label="sepprior")
-    for row, ratio in zip(rows, gls / own, strict=True):
-        told = f"{ratio:.1f} times smaller" if ratio > 1.15 else "as large"
-        low.text(1.0 / ratio + 0.01, row - 0.2, told, va="center", fontsize=9)
-    low.set(yticks=rows, yticklabels=names, xlabel="standard error over that of GLS")
-    low.invert_yaxis()
-    low.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    for axes in (top, middle, low):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    result.plot(path, truth=truth)
 
 
 def main():

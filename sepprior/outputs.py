@@ -310,7 +310,22 @@ def write_separation(
         text = to_json(fit_summary(measurement, result), indent=2)
         fit.write_text(text + "\n", encoding="utf-8")
         for path in picture:
-            result.plot(path)
+            result.plot(path, truth=known_truth(Path(measurement.source)))
+
+
+def known_truth(source: Path) -> dict[str, float]:
+    """True parameters of a simulated measurement, by name.
+
+    Of ``run.csv`` those in ``run.truth.json`` beside it; none where it is not there, or
+    holds anything but numbers by name.
+    """
+    try:
+        found = json.loads(source.with_suffix(".truth.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {k: float(v) for k, v in found.items() if isinstance(v, (int, float))}
 
 
 def fit_summary(measurement: Measurement, result: Separation) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +29,7 @@ from sepprior.formatting import (
     without_numbers,
 )
 from sepprior.samples import Samples
+from sepprior.status import typical_ratio, verdict
 
 if TYPE_CHECKING:
     import pandas
@@ -178,9 +180,45 @@ class Separation:
             **{name: getattr(self, name)[index] for name in _BATCHED_ARRAYS},
         )
 
-    def report(self) -> str:
-        """The result in words: parameters, baselines, status, diagnostics."""
-        return _report_batch(self) if self.is_batch else _report_single(self)
+    @property
+    def gain(self) -> float:
+        """Error bars of least squares over those of the answer, of one measurement.
+
+        The geometric mean over the parameters.
+        """
+        return typical_ratio(self._ratios())
+
+    def _ratios(self) -> list[float]:
+        gls = self.baselines.get("gls", {})
+        return [
+            float(gls[name].stderr) / float(p.stderr)
+            for name, p in self.parameters.items()
+            if name in gls and p.stderr
+        ]
+
+    @property
+    def verdict(self) -> str:
+        """In one sentence: signal, error bars and noise, of one measurement.
+
+        Raises:
+            SeppriorError: the result is a batch; select one measurement.
+        """
+        if self.is_batch:
+            raise SeppriorError(
+                f"a batch of {len(self)} measurements has a verdict for each: take "
+                "that of result.select(i)"
+            )
+        return verdict(self.diagnostics, self._ratios())
+
+    def report(self, *, verbose: bool = False) -> str:
+        """The result in words: verdict, parameters, and what is to be known of them.
+
+        Args:
+            verbose: with the baselines' answers and all diagnostics.
+        """
+        if self.is_batch:
+            return _report_batch(self)
+        return _report_single(self, verbose=verbose)
 
     def to_frame(self) -> pandas.DataFrame:
         """A table.
@@ -220,11 +258,12 @@ class Separation:
     def to_dict(self) -> dict[str, Any]:
         """The fit as plain types for JSON; numbers that are not finite become None.
 
-        Keys: status, parameters, baselines, diagnostics, prior, version, and samples
-        (their summary) where there are any. For a batch every number is a list over
-        measurements.
+        Keys: verdict (of a single measurement), status, parameters, baselines,
+        diagnostics, prior, version, and samples (their summary) where there are any.
+        For a batch every number is a list over measurements.
         """
-        facts = {
+        one = {} if self.is_batch else {"verdict": self.verdict}
+        facts = one | {
             "status": _jsonable(self.status),
             "parameters": {k: p.to_dict() for k, p in self.parameters.items()},
             "baselines": {
@@ -239,18 +278,24 @@ class Separation:
             facts["samples"] = _jsonable(self.samples.summary())
         return facts
 
-    def plot(self, path: str | Path | None = None) -> Figure:
-        """Four panels: signal, noise, whitened residual, likelihood over frequency.
+    def plot(
+        self,
+        path: str | Path | None = None,
+        *,
+        truth: Mapping[str, float] | None = None,
+    ) -> Figure:
+        """Signal, noise, error bars beside least squares, likelihood, what is left.
 
         Args:
             path: where to save the figure as well, if given.
+            truth: true values of parameters, where they are known, to be shown.
 
         Raises:
             SeppriorError: the result is a batch; select one measurement.
         """
         from sepprior.plotting import plot_separation
 
-        return plot_separation(self, path)
+        return plot_separation(self, path, truth=truth)
 
 
 _BATCHED_ARRAYS = (
@@ -317,16 +362,27 @@ _NUMBER_WORDS = {
 }
 
 
-def _report_single(result: Separation) -> str:
+def _report_single(result: Separation, *, verbose: bool) -> str:
     rows = [["name", "value", "+/- stderr", "(95 % interval)", ""]]
+    level = result.prior_info.get("level")
     for name, parameter in result.parameters.items():
         low, high = parameter.ci95
         value, stderr, (low, high) = format_uncertain(
             float(parameter.value), float(parameter.stderr), float(low), float(high)
         )
         unit = parameter.units or units_of(name)
+        if name == "bias" and level is not None:
+            unit = f"above the noise's mean, {level:.3g}"
         rows.append([name, value, f"+/- {stderr}", f"({low}, {high})", unit])
-    parts = [format_table(rows)]
+    parts = [f"verdict: {result.verdict}", format_table(rows)]
+    if result.status != "ok" and not verbose:
+        parts.append(f"status: {result.status}")
+    return "\n\n".join([*parts, *(_details(result) if verbose else [])])
+
+
+def _details(result: Separation) -> list[str]:
+    """The baselines' answers, and the status with all diagnostics."""
+    parts = []
     if result.baselines:
         titles = {"gls": "GLS", "robust": "robust"}
         rows = [["for comparison", *(titles.get(b, b) for b in result.baselines)]]
@@ -335,8 +391,7 @@ def _report_single(result: Separation) -> str:
             rows.append([name, *("n/a" if p is None else _short(p) for p in fits)])
         parts.append(format_table(rows))
     words = [f"  {_in_words(k, v)}" for k, v in _judged(result.diagnostics).items()]
-    parts.append("\n".join([f"status: {result.status}", *words]))
-    return "\n\n".join(parts)
+    return [*parts, "\n".join([f"status: {result.status}", *words])]
 
 
 def _report_batch(result: Separation) -> str:

@@ -592,5 +592,6 @@ def prior_info(prior: Prior) -> dict[str, Any]:
         "window": wrapped.window,
         "sample_rate": wrapped.sample_rate,
         "n_latent": wrapped.n_latent,
+        "level": wrapped.level,
         **{k: wrapped.metadata[k] for k in keep if k in wrapped.metadata},
     }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 FOREIGN = 1e-4
 """Probability of unchanged noise below which the prior is not used at all."""
+EQUAL = 1.05
+"""Ratio up to which two error bars are called the same."""
 SWALLOWED = 0.9
 """Share of the amplitude's variance from which the noise can pass for the signal."""
 
@@ -90,6 +93,41 @@ def _foreign(facts: Mapping[str, Any]) -> bool:
     if facts.get("noise_level_followed", False):
         return bool(facts["out_of_distribution"])
     return bool(facts["noise_change_p"] < FOREIGN)
+
+
+def verdict(facts: Mapping[str, Any], ratios: Sequence[float]) -> str:
+    """What matters first: is there a signal, what was gained, is the noise the same.
+
+    Args:
+        facts: diagnostics of one measurement, by name.
+        ratios: error bar of least squares over that of the answer, by parameter.
+    """
+    parts = []
+    if "detected" in facts:
+        parts += ["signal detected" if facts["detected"] else "no signal detected"]
+    gain = typical_ratio(ratios)
+    if facts.get("method", "gls") == "gls":
+        parts.append("the answer is that of least squares")
+    elif gain >= EQUAL:
+        parts.append(f"error bars {gain:.2g} times smaller than least squares")
+    elif gain <= 1.0 / EQUAL:
+        parts.append(f"error bars {1.0 / gain:.2g} times larger than least squares")
+    else:
+        parts.append("error bars as those of least squares")
+    if facts.get("out_of_distribution", False):
+        parts.append("the noise is not as in training")
+    elif facts.get("noise_level_followed", False):
+        level = facts["noise_level"]
+        parts.append(f"noise {level:.2g} times as loud as in training")
+    elif math.isfinite(facts.get("noise_change_p", math.nan)):
+        parts.append("noise as in training")
+    return "; ".join(parts)
+
+
+def typical_ratio(ratios: Sequence[float]) -> float:
+    """Geometric mean of those that are known; 1 where none is."""
+    known = [math.log(r) for r in ratios if math.isfinite(r) and r > 0]
+    return math.exp(sum(known) / len(known)) if known else 1.0
 
 
 def _changed(facts: Mapping[str, Any]) -> str:

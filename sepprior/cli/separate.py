@@ -63,7 +63,7 @@ BUNDLED_PRIOR = Path(__file__).parents[1] / "data_files" / "example_prior.safete
         "Reading": READING,
         "Long recordings": ("window", "hop"),
         "One table of many inputs": TABLE,
-        "Output": ("output", "no_plot", "as_json"),
+        "Output": ("output", "no_plot", "verbose", "as_json"),
     },
     example="""
         sepprior separate run.csv --fmin 1 --fmax 20
@@ -130,6 +130,9 @@ BUNDLED_PRIOR = Path(__file__).parents[1] / "data_files" / "example_prior.safete
 @table_options
 @click.option("--no-plot", is_flag=True, help="Write no picture.")
 @click.option(
+    "--verbose", is_flag=True, help="Print the other methods' answers and diagnostics."
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="Print JSON, one line per measurement."
 )
 def separate_command(
@@ -161,6 +164,7 @@ def separate_command(
     resume: bool,
     keep_going: bool,
     no_plot: bool,
+    verbose: bool,
     as_json: bool,
 ) -> None:
     """Separate measurements into signal and noise.
@@ -310,7 +314,8 @@ def separate_command(
         for position, index in enumerate(members):
             results[index] = batch.select(position)
     for index, item in enumerate(measurements):
-        _deliver(item, results[index], files[index], as_json=as_json)
+        report = "" if as_json else results[index].report(verbose=verbose)
+        _deliver(item, results[index], files[index], report)
 
 
 def _find_prior(option: Path | None) -> tuple[Path, str]:
@@ -394,16 +399,16 @@ def _batches(
 
 
 def _deliver(
-    item: Measurement, result: Separation, files: Sequence[Path], *, as_json: bool
+    item: Measurement, result: Separation, files: Sequence[Path], report: str
 ) -> None:
-    """Write the files of one measurement and print its result."""
+    """Write the files of one measurement and print its report, or JSON for none."""
     from sepprior.outputs import fit_summary, to_json, write_separation
 
     write_separation(files, item, result)
-    if as_json:
+    if not report:
         click.echo(to_json(fit_summary(item, result)))
         return
-    click.echo(f"{item.name}\n\n{result.report()}")
+    click.echo(f"{item.name}\n\n{report}")
     if item.start != 0:
         click.echo(f"phase: at the first sample, at {item.start:.9g} s")
     click.echo(f"\nwritten: {', '.join(map(str, files))}\n")

@@ -63,15 +63,15 @@ def jacobian(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
     """Derivatives (B, M, K) of ``function`` from rows (B, K) to rows (B, M).
 
     Each row of what it gives may depend on the same row of z alone. By reverse mode,
-    without `torch.func`, whose first use imports torch's compiler.
+    of sums over copies of the rows: `torch.func`, and gradients of others that are
+    given, import torch's compiler at their first use.
     """
+    size = function(z[:1].detach()).shape[-1]
     with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        found = function(z)
-    seeds = torch.eye(found.shape[-1], dtype=z.dtype, device=z.device)
-    seeds = seeds[:, None].expand(-1, *found.shape)
-    rows = torch.autograd.grad(found, z, seeds, is_grads_batched=True)[0]
-    return rows.transpose(0, 1)
+        copies = z.detach().expand(size, *z.shape).clone().requires_grad_()
+        found = function(copies.flatten(0, 1)).view(size, len(z), size)
+        total = found.diagonal(dim1=0, dim2=2).sum()
+    return torch.autograd.grad(total, copies)[0].transpose(0, 1)
 
 
 class RowCoupling(nn.Module):

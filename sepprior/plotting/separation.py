@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
     from sepprior.result import Separation
 
-_WIDTH, _HEIGHT = 11, 10.5  # inches
+_WIDTH, _HEIGHT = 8, 7.4  # inches
+_CHARACTERS = 108  # of a line under the heading
+_MOST_PARAMETERS = 8  # whose error bars are drawn
 _CLOSE_UP_PERIODS = 4  # of the slowest component
 _CLOSE_UP_SAMPLES = (40, 3000)
 _CLOSE_UP_BELOW = 0.5  # of the record: a longer close-up shows nothing new
@@ -43,17 +45,23 @@ _HISTOGRAM_SAMPLES = 2**20  # of more, every k-th is counted
 _Z95 = 1.959963984540054  # normal quantile of the two-sided 95 % interval
 
 
-def plot_separation(result: Separation, path: str | Path | None = None) -> Figure:
-    """Four panels of one separated measurement.
+def plot_separation(
+    result: Separation,
+    path: str | Path | None = None,
+    *,
+    truth: Mapping[str, float] | None = None,
+) -> Figure:
+    """One separated measurement at a glance.
 
-    (a) the measurement with the fitted signal and its 68 and 95 % bands; (b) the noise
-    estimate with the coherent part that the prior decoded; (c) the whitened residual
-    and its distribution; (d) the likelihood over frequency. Where a panel would be too
-    dense, a close-up stands to its right.
+    The measurement with the fitted signal and its 95 % band; the noise, with what the
+    prior has decoded of it; answers and error bars beside those of least squares; the
+    likelihood over frequency; what is left, whitened. Where the upper panels would be
+    too dense, a close-up stands to their right.
 
     Args:
         result: of a single measurement.
         path: where to save the figure as well, if given.
+        truth: true values of parameters, to be shown beside the answers.
 
     Raises:
         SeppriorError: the result is a batch.
@@ -63,71 +71,88 @@ def plot_separation(result: Separation, path: str | Path | None = None) -> Figur
             f"a batch of {len(result)} measurements was given, a plot shows one: "
             "choose it with result.select(i)"
         )
-    title = _title(result)
+    heading, lines = _heading(result)
     figure = new_figure(_WIDTH, _HEIGHT, laid_out=False)
-    grid = _grid(figure, title_lines=title.count("\n") + 1)
-    part, near = _close_up(result), _near_peak(result)
+    rows, last = _grid(figure, n_lines=len(lines))
+    part = _close_up(result)
+    panels = (
+        (_draw_signal, "Measurement and the signal found", 3),
+        (_draw_noise, "Noise: the measurement without the signal", 2),
+    )
+    for row, (draw, title, columns) in enumerate(panels):
+        main, side = _row(figure, rows, row, split=part is not None)
+        draw(main, result, slice(None))
+        prepare(main, x="time (s)" if row else "", y="data units", title=title)
+        legend_above(main, columns=columns)
+        if side is not None and part is not None:
+            draw(side, result, part)
+            prepare(side, x="time (s)" if row else "", title="Close-up")
+            few_plain_ticks(side)
 
-    main, side = _row(figure, grid, 0, split=part is not None)
-    _draw_signal(main, result, slice(None))
-    prepare(main, y="measurement\n(data units)", title="a  signal")
-    legend_above(main, columns=4)
-    if side is not None and part is not None:
-        _draw_signal(side, result, part)
-        prepare(side, title="close-up")
-        few_plain_ticks(side)
-
-    main, side = _row(figure, grid, 1, split=part is not None)
-    _draw_noise(main, result, slice(None))
-    prepare(main, y="noise estimate\n(data units)", title="b  noise")
-    legend_above(main, columns=2)
-    if side is not None and part is not None:
-        _draw_noise(side, result, part)
-        prepare(side, title="close-up")
-        few_plain_ticks(side)
-
-    main, side = figure.add_subplot(grid[2, 0]), figure.add_subplot(grid[2, 1])
-    _draw_whitened(main, result)
-    label = "whitened residual\n(standard deviations)"
-    prepare(main, x="time (s)", y=label, title="c  what is left, whitened")
-    _draw_histogram(side, result.whitened, limits=main.get_ylim())
-    prepare(side, x="probability density", title="distribution")
-    legend_above(side, columns=2)
-
-    main, side = _row(figure, grid, 3, split=near is not None)
-    _draw_likelihood(main, result)
-    label = "log-likelihood gain\nover no signal (nats)"
-    prepare(main, x="frequency (Hz)", y=label, title="d  likelihood over frequency")
-    legend_above(main, columns=3)
-    if side is not None:
-        _draw_likelihood(side, result, near)
-        prepare(side, x="frequency (Hz)", title="close-up")
-        few_plain_ticks(side)
-
-    figure.suptitle(
-        title, y=1 - 0.07 / _HEIGHT, va="top", fontsize=10.5, color=INK, linespacing=1.1
+    bars, likelihood, left = (figure.add_subplot(last[0, i]) for i in range(3))
+    _draw_error_bars(bars, result, truth or {})
+    prepare(bars, x="standard errors of least squares", title="Answer and error bars")
+    legend_above(bars, columns=3, below=True)
+    _draw_likelihood(likelihood, result, _near_peak(result))
+    label = "log-likelihood (nats)"
+    prepare(likelihood, x="frequency (Hz)", y=label, title="Likelihood of a sinusoid")
+    _draw_histogram(left, result.whitened)
+    label = "standard deviations"
+    prepare(left, x=label, y="density", title="What is left, whitened")
+    for axes in (likelihood, left):
+        axes.locator_params(axis="both", nbins=5)
+    legend_above(left, columns=2, below=True)
+    inch = 1.0 / _HEIGHT
+    figure.text(
+        0.5,
+        1 - 0.1 * inch,
+        heading,
+        ha="center",
+        va="top",
+        fontsize=10.5,
+        color=INK,
+        fontweight="bold",
+    )
+    figure.text(
+        0.5,
+        1 - 0.36 * inch,
+        "\n".join(lines),
+        ha="center",
+        va="top",
+        fontsize=9.5,
+        color=INK,
+        linespacing=1.25,
     )
     return saved(figure, path)
 
 
-def _grid(figure: Figure, *, title_lines: int) -> GridSpec:
-    """Four rows of a wide and a narrow panel, with room for what stands around each."""
-    left, right, bottom = 1.0, 0.1, 0.5
-    top = 0.45 + 0.175 * title_lines
-    across, between = 0.8, 0.68
-    height = (_HEIGHT - top - bottom - 3 * between) / 4
-    width = (_WIDTH - left - right - across) / 2
-    return figure.add_gridspec(
-        4,
+def _grid(figure: Figure, *, n_lines: int) -> tuple[GridSpec, GridSpec]:
+    """Two wide rows, each with room for a close-up, and a row of three panels."""
+    left, right, bottom = 0.62, 0.12, 0.72
+    top = 0.68 + 0.2 * n_lines
+    wide, between = 1.5, 0.48
+    low = _HEIGHT - top - 2 * wide - between - bottom - 0.9
+    sides = {"left": left / _WIDTH, "right": 1 - right / _WIDTH}
+    rows = figure.add_gridspec(
         2,
-        width_ratios=[3, 1.15],
-        left=left / _WIDTH,
-        right=1 - right / _WIDTH,
-        bottom=bottom / _HEIGHT,
+        2,
+        width_ratios=[2.2, 1],
         top=1 - top / _HEIGHT,
-        hspace=between / height,
-        wspace=across / width,
+        bottom=1 - (top + 2 * wide + between) / _HEIGHT,
+        hspace=between / wide,
+        wspace=0.16,
+        **sides,
     )
+    last = figure.add_gridspec(
+        1,
+        3,
+        width_ratios=[1.15, 1, 1],
+        top=(bottom + low) / _HEIGHT,
+        bottom=bottom / _HEIGHT,
+        wspace=0.3,
+        **(sides | {"left": 0.86 / _WIDTH}),
+    )
+    return rows, last
 
 
 def _row(
@@ -139,14 +164,18 @@ def _row(
     return figure.add_subplot(grid[row, 0]), figure.add_subplot(grid[row, 1])
 
 
-def _title(result: Separation) -> str:
+def _heading(result: Separation) -> tuple[str, list[str]]:
+    """The verdict, and lines of values and, where it is not ok, of the status."""
     fits = []
     for name, p in result.parameters.items():
         value, stderr, _ = format_uncertain(float(p.value), float(p.stderr))
         unit = p.units or units_of(name)
         fits.append(f"{name} {value} ± {stderr} {unit}".rstrip())
-    lines = textwrap.wrap(",   ".join(fits), 130)
-    return "\n".join([*lines, *textwrap.wrap(f"status: {result.status}", 130)])
+    lines = textwrap.wrap(",   ".join(fits), _CHARACTERS)
+    if result.status != "ok":
+        lines += textwrap.wrap(f"status: {result.status}", _CHARACTERS)
+    verdict = result.verdict
+    return verdict[:1].upper() + verdict[1:], lines
 
 
 def _frequencies(result: Separation) -> list[float]:
@@ -221,22 +250,21 @@ def _draw_signal(axes: Axes, result: Separation, part: slice) -> None:
     )
     if not dense:
         signal, band = result.signal[part], result.signal_band[part]
-        for width, alpha, label in ((_Z95, 0.2, "95 % band"), (1.0, 0.4, "68 % band")):
-            axes.fill_between(
-                x,
-                signal - width * band,
-                signal + width * band,
-                color=BLUE,
-                alpha=alpha,
-                linewidth=0,
-                label=label,
-            )
+        axes.fill_between(
+            x,
+            signal - _Z95 * band,
+            signal + _Z95 * band,
+            color=BLUE,
+            alpha=0.3,
+            linewidth=0,
+            label="its 95 % band",
+        )
     axes.plot(
         *_curve(result, part, lambda piece: result.signal[piece]),
         color=BLUE,
         linewidth=0.6 if dense else 1.4,
         alpha=0.8 if dense else 1.0,
-        label="fitted signal",
+        label="signal found",
     )
     axes.margins(x=0.01)
 
@@ -250,7 +278,7 @@ def _draw_noise(axes: Axes, result: Separation, part: slice) -> None:
         noise,
         color=GREY,
         linewidth=0.9,
-        label="measurement \N{MINUS SIGN} signal",
+        label="noise",
     )
     x, coherent = _curve(result, part, lambda piece: result.coherent[piece])
     reach = [np.ptp(x[np.isfinite(x)]) for x in (coherent, noise)]
@@ -260,47 +288,62 @@ def _draw_noise(axes: Axes, result: Separation, part: slice) -> None:
             coherent,
             color=ORANGE,
             linewidth=1.2,
-            label="of which coherent, as decoded by the prior",
+            label="the part that the prior recognises",
         )
     axes.margins(x=0.01)
 
 
-def _draw_whitened(axes: Axes, result: Separation) -> None:
-    x, y = _curve(result, slice(None), lambda piece: result.whitened[piece])
-    if len(result.whitened) <= 3 * _MARKERS_BELOW:
-        axes.plot(x, y, ".", color=GREEN, markersize=4, alpha=0.8)
-    else:
-        axes.plot(x, y, color=GREEN, linewidth=0.6)
-    for level in (-2, 2):
-        axes.axhline(level, color=INK, linewidth=0.9, linestyle="--")
-    axes.axhline(0, color=INK, linewidth=0.6)
-    reach = 1.08 * max(np.nanmax(np.abs(y), initial=0.0), 3.5)
-    axes.set_ylim(-reach, reach)
-    axes.margins(x=0.01)
-
-
-def _draw_histogram(
-    axes: Axes, whitened: np.ndarray, *, limits: tuple[float, float]
+def _draw_error_bars(
+    axes: Axes, result: Separation, truth: Mapping[str, float]
 ) -> None:
+    """Estimates and standard errors, from the answer, in errors of least squares."""
+    names = list(result.parameters)[:_MOST_PARAMETERS]
+    gls = result.baselines.get("gls", {})
+    for row, name in enumerate(names):
+        own, other = result.parameters[name], gls.get(name, result.parameters[name])
+        value, scale = float(own.value), float(other.stderr)
+        if not (np.isfinite(scale) and scale > 0):
+            continue
+        bars = (
+            (-0.17, 0.0, float(own.stderr), BLUE, "answer"),
+            (0.17, float(other.value) - value, scale, GREY, "least squares"),
+        )
+        for shift, centre, error, color, label in bars:
+            if name == "phase":
+                centre = (centre + np.pi) % (2 * np.pi) - np.pi
+            axes.errorbar(
+                centre / scale,
+                row + shift,
+                xerr=error / scale,
+                fmt="o",
+                color=color,
+                markersize=4,
+                linewidth=2.2,
+                label=None if row else label,
+            )
+        if name in truth:
+            off, label = (truth[name] - value) / scale, None if row else "truth"
+            style = {"color": "black", "markersize": 5, "linestyle": "none"}
+            axes.errorbar(off, row - 0.17, fmt="d", zorder=3, label=label, **style)
+    axes.axvline(0.0, color=BLUE, linewidth=0.6, alpha=0.5)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+
+
+def _draw_histogram(axes: Axes, whitened: np.ndarray) -> None:
     values = whitened[:: max(1, len(whitened) // _HISTOGRAM_SAMPLES)]
     values = values[np.isfinite(values)]
-    bins = int(np.clip(len(values) ** 0.5, 8, 60) * max(limits[1] / 3.5, 1))
-    axes.hist(
-        values,
-        bins=min(bins, 200),
-        range=limits,
-        density=True,
-        orientation="horizontal",
-        color=GREEN,
-        alpha=0.55,
-        label=f"sd {values.std():.2f}" if len(values) else None,
+    reach = max(3.6, 1.05 * float(np.abs(values).max(initial=0.0)))
+    bins = int(np.clip(len(values) ** 0.5, 8, 60) * reach / 3.6)
+    density, edges = np.histogram(
+        values, bins=min(bins, 200), range=(-reach, reach), density=len(values) > 0
     )
-    level = np.linspace(-4.5, 4.5, 300)
+    label = f"found, sd {values.std():.2f}" if len(values) else None
+    axes.stairs(density, edges, fill=True, color=GREEN, alpha=0.55, label=label)
+    level = np.linspace(-4.0, 4.0, 200)
     normal = np.exp(-(level**2) / 2) / np.sqrt(2 * np.pi)
-    axes.plot(normal, level, color=INK, linewidth=1.2, label="N(0, 1)")
-    for value in (-2, 2):
-        axes.axhline(value, color=INK, linewidth=0.9, linestyle="--")
-    axes.set_ylim(*limits)
+    axes.plot(level, normal, color=INK, linewidth=1.2, label="expected")
+    axes.set_ylim(bottom=0.0)
 
 
 def _draw_likelihood(
@@ -320,12 +363,5 @@ def _draw_likelihood(
         if np.isfinite(stderr):
             low, high = value - stderr, value + stderr
             axes.axvspan(low, high, color=BLUE, alpha=0.25, linewidth=0)
-        text, error, _ = format_uncertain(value, stderr)
-        axes.axvline(
-            value,
-            color=BLUE,
-            linewidth=1.3,
-            linestyle="--",
-            label=f"{name} {text} ± {error} Hz",
-        )
+        axes.axvline(value, color=BLUE, linewidth=1.3, linestyle="--")
     axes.margins(x=0.01)

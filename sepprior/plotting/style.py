@@ -19,7 +19,7 @@ GREY, INK = "#8C8C8C", "#333333"
 
 _ENVELOPE_BINS = 1500  # about one per pixel of the widest panel
 _SAMPLES_AT_ONCE = 2**18  # of a long curve
-_DOTS_PER_INCH = 150
+_DOTS_PER_INCH = 120
 _COMPRESSION = 2  # of PNG, 0 to 9: more takes far longer and saves little
 
 
@@ -118,16 +118,17 @@ def few_plain_ticks(axes: Axes) -> None:
     axes.locator_params(axis="x", nbins=4)
 
 
-def legend_above(axes: Axes, *, columns: int) -> None:
+def legend_above(axes: Axes, *, columns: int, below: bool = False) -> None:
     """A legend in one line over the right end of the panel, clear of the data.
 
-    A panel without anything to name has none.
+    A panel without anything to name has none. With `below` it is under the panel and
+    its label instead, for a narrow panel whose title takes the line above.
     """
     if not axes.get_legend_handles_labels()[1]:
         return
     axes.legend(
-        loc="lower right",
-        bbox_to_anchor=(1.0, 1.0),
+        loc="upper center" if below else "lower right",
+        bbox_to_anchor=(0.5, -0.3) if below else (1.0, 1.0),
         ncols=columns,
         fontsize=8,
         frameon=False,

@@ -80,16 +80,21 @@ def _few_tangents(
 ) -> tuple[Tensor, ...]:
     """Derivatives of both outputs at latents (B, K) along directions (D, K).
 
-    The transpose ``v -> J^T v`` is linear, and its transpose is J: reverse mode twice.
+    The transpose ``v -> J^T v`` is linear, and its transpose is J: reverse mode twice,
+    with a copy of the latents for each direction. Only sums are differentiated: with
+    the gradients of others given, torch imports its compiler's symbols.
     """
+    count = len(directions)
     with torch.enable_grad():
-        z = z.detach().requires_grad_()
+        copies = z.detach().repeat(count, 1).requires_grad_()
         # What does not depend on z has derivatives too: zeros.
-        found = [value + 0.0 * z[:, :1] for value in outputs(z)]
+        found = [value + 0.0 * copies[:, :1] for value in outputs(copies)]
         along = [torch.zeros_like(value, requires_grad=True) for value in found]
-        (back,) = torch.autograd.grad(found, z, along, create_graph=True)
-    seeds = directions[:, None].expand(-1, *z.shape)
-    return torch.autograd.grad(back, along, seeds, is_grads_batched=True)
+        total = sum((f * v).sum() for f, v in zip(found, along, strict=True))
+        (back,) = torch.autograd.grad(total, copies, create_graph=True)
+        moved = (back * directions.repeat_interleave(len(z), 0)).sum()
+    slopes = torch.autograd.grad(moved, along)
+    return tuple(value.unflatten(0, (count, len(z))) for value in slopes)
 
 
 def latent_information(
