@@ -105,15 +105,8 @@ def verdict(facts: Mapping[str, Any], ratios: Sequence[float]) -> str:
     parts = []
     if "detected" in facts:
         parts += ["signal detected" if facts["detected"] else "no signal detected"]
-    gain = typical_ratio(ratios)
-    if facts.get("method", "gls") == "gls":
-        parts.append("the answer is that of least squares")
-    elif gain >= EQUAL:
-        parts.append(f"error bars {gain:.2g} times smaller than least squares")
-    elif gain <= 1.0 / EQUAL:
-        parts.append(f"error bars {1.0 / gain:.2g} times larger than least squares")
-    else:
-        parts.append("error bars as those of least squares")
+    if "method" in facts:
+        parts.append(_compared(facts["method"], typical_ratio(ratios)))
     if facts.get("out_of_distribution", False):
         parts.append("the noise is not as in training")
     elif facts.get("noise_level_followed", False):
@@ -121,7 +114,18 @@ def verdict(facts: Mapping[str, Any], ratios: Sequence[float]) -> str:
         parts.append(f"noise {level:.2g} times as loud as in training")
     elif math.isfinite(facts.get("noise_change_p", math.nan)):
         parts.append("noise as in training")
-    return "; ".join(parts)
+    return "; ".join(parts) or "nothing was judged"
+
+
+def _compared(method: str, gain: float) -> str:
+    """Error bars beside those of least squares, `gain` times as large."""
+    if method == "gls":
+        return "the answer is that of least squares"
+    if gain >= EQUAL:
+        return f"error bars {gain:.2g} times smaller than least squares"
+    if gain <= 1.0 / EQUAL:
+        return f"error bars {1.0 / gain:.2g} times larger than least squares"
+    return "error bars as those of least squares"
 
 
 def typical_ratio(ratios: Sequence[float]) -> float:

@@ -87,7 +87,7 @@ def test_unchanged_noise_has_no_cause(prior):
     np.testing.assert_allclose(diagnostics["noise_level"], 1.0, atol=0.3)
     one = result.select(int(np.flatnonzero(fine)[0]))
     assert one.to_dict()["diagnostics"]["noise_change"] == ""
-    assert "cause" not in one.report()
+    assert "cause" not in one.report(verbose=True)
 
 
 def test_facts_are_plain(prior):
@@ -97,7 +97,7 @@ def test_facts_are_plain(prior):
     assert facts["noise_change_low"] == 0.0
     assert facts["noise_change_high"] == SAMPLE_RATE / 2
     assert facts["noise_change_ratio"] == pytest.approx(3.0, rel=0.2)
-    assert "likeliest cause of the change: level" in one.report()
+    assert "likeliest cause of the change: level" in one.report(verbose=True)
 
 
 def test_statuses_are_counted_without_their_numbers():

@@ -175,7 +175,7 @@ def calls(monkeypatch):
     module = SimpleNamespace(separate=stand_in)
     monkeypatch.setitem(sys.modules, "sepprior.separation", module)
     monkeypatch.setattr(
-        Separation, "plot", lambda self, path: path.write_bytes(b"picture")
+        Separation, "plot", lambda self, path, truth: path.write_bytes(b"picture")
     )
     return made
 
@@ -389,7 +389,7 @@ def test_separate_checks_the_output_folder_first(here, calls):
 
 
 def test_a_failing_picture_leaves_nothing(here, calls, monkeypatch):
-    def fail(self, path):
+    def fail(self, path, truth):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device", str(path))
 

@@ -374,7 +374,7 @@ def test_result_report_and_dictionary():
     assert result.samples.draws.shape == (3, 4, 100, 4)
     assert result.samples.names == tuple(result.parameters)
     one = result.select(0)
-    report = one.report()
+    report = one.report(verbose=True)
     assert "the error bars are made by: mcmc" in report
     assert "R-hat" in report and "effective number of draws" in report
     facts = one.to_dict()["samples"]
@@ -447,7 +447,7 @@ def test_the_command_writes_the_draws_summary_or_nothing(tmp_path, monkeypatch):
         assert refused.exit_code == 2
         assert message in refused.stderr.splitlines()[-1]
         assert sorted(path.name for path in tmp_path.iterdir()) == before
-    done = run(*begin, "bootstrap", "--draws", 50)
+    done = run(*begin, "bootstrap", "--draws", 50, "--verbose")
     assert done.exit_code == 0, done.output
     assert "the error bars are made by: bootstrap" in done.stdout
     facts = json.loads((tmp_path / "run.fit.json").read_text())

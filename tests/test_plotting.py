@@ -41,15 +41,20 @@ def separation(
         signal_band=np.full(n_samples, 0.1),
         spectrum_frequency=grid,
         spectrum_loglik=30 * np.sinc((grid - frequency) * duration) ** 2,
-        baselines={},
+        baselines={
+            "gls": {
+                "amplitude": Parameter(1.1, 0.2, (0.7, 1.5)),
+                "frequency": Parameter(frequency - 0.02, 0.02, (2.94, 3.02), "Hz"),
+            }
+        },
         status="converged",
-        diagnostics={},
+        diagnostics={"detected": True, "method": "specgan"},
         prior_info={},
     )
 
 
-def panel(figure, letter: str):
-    return next(a for a in figure.axes if a.get_title("left").startswith(letter + "  "))
+def panel(figure, title: str):
+    return next(a for a in figure.axes if a.get_title("left").startswith(title))
 
 
 @pytest.mark.parametrize(
@@ -106,18 +111,20 @@ def test_short_curves_are_left_alone():
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("n_samples", [16, 200_000])
-def test_four_labelled_panels(n_samples, tmp_path):
+def test_labelled_panels(n_samples, tmp_path):
     backend = matplotlib.get_backend(auto_select=False)
     path = tmp_path / "figure.png"
     figure = plot_separation(separation(n_samples), path)
     assert path.read_bytes()[:8] == PNG
-    labels = [panel(figure, letter).get_ylabel() for letter in "abcd"]
-    words = ["measurement", "noise estimate", "whitened residual", "log-likelihood"]
-    assert all(w in label for w, label in zip(words, labels, strict=True))
-    assert panel(figure, "c").get_xlabel() == "time (s)"
-    assert panel(figure, "d").get_xlabel() == "frequency (Hz)"
-    title = figure.get_suptitle()
-    assert "amplitude 1.00 ± 0.10" in title and "status: converged" in title
+    assert panel(figure, "Measurement").get_ylabel() == "data units"
+    assert panel(figure, "Noise").get_xlabel() == "time (s)"
+    assert panel(figure, "Likelihood").get_xlabel() == "frequency (Hz)"
+    assert panel(figure, "What is left").get_xlabel() == "standard deviations"
+    assert figure.get_suptitle() == (
+        "Signal detected; error bars 2 times smaller than least squares"
+    )
+    written = figure.texts[-1].get_text()
+    assert "amplitude 1.00 ± 0.10" in written and "status: converged" in written
     assert all(len(line.get_xdata()) <= 3_000 for a in figure.axes for line in a.lines)
     assert matplotlib.get_backend(auto_select=False) == backend
 
@@ -125,42 +132,56 @@ def test_four_labelled_panels(n_samples, tmp_path):
 def test_long_records_get_a_close_up_and_short_ones_do_not():
     def close_ups(n_samples: int, frequency: float) -> int:
         figure = plot_separation(separation(n_samples, frequency=frequency))
-        return sum(a.get_title("left") == "close-up" for a in figure.axes)
+        return sum(a.get_title("left") == "Close-up" for a in figure.axes)
 
     assert close_ups(100, 1.5) == 0
-    assert close_ups(5_000, 3.0) == 3
+    assert close_ups(5_000, 3.0) == 2
 
 
 def test_close_up_avoids_the_gap():
     result = separation(5_000)
     figure = plot_separation(result)
-    axes = next(a for a in figure.axes if a.get_title("left") == "close-up")
+    axes = next(a for a in figure.axes if a.get_title("left") == "Close-up")
     measured = axes.lines[0]
     assert measured.get_label() == "measurement"
     assert np.isfinite(measured.get_ydata()).all()
 
 
-def test_band_is_one_and_two_standard_deviations_wide():
+def test_band_holds_95_percent():
     figure = plot_separation(separation(100))
-    wide, narrow = panel(figure, "a").collections
-    heights = [np.ptp(c.get_paths()[0].vertices[:, 1]) - 2.0 for c in (narrow, wide)]
+    (band,) = panel(figure, "Measurement").collections
+    height = np.ptp(band.get_paths()[0].vertices[:, 1]) - 2.0
     # 100 samples at 3 Hz do not quite touch both extremes of the sinusoid.
-    np.testing.assert_allclose(heights, [0.2, 0.392], atol=0.02)
+    np.testing.assert_allclose(height, 0.392, atol=0.02)
+
+
+def test_error_bars_stand_beside_those_of_least_squares():
+    figure = plot_separation(separation(100), truth={"frequency": 3.01, "other": 1.0})
+    bars = panel(figure, "Answer")
+    assert [t.get_text() for t in bars.get_yticklabels()] == ["amplitude", "frequency"]
+    # Of each parameter the answer and least squares, in errors of the latter, then
+    # the truth that is known.
+    points = [float(c.lines[0].get_xdata()[0]) for c in bars.containers]
+    np.testing.assert_allclose(points, [0.0, 0.5, 0.0, -1.0, 0.5])
+    spans = [np.ptp(c.lines[2][0].get_segments()[0][:, 0]) for c in bars.containers[:4]]
+    np.testing.assert_allclose(spans, [1.0, 2.0, 1.0, 2.0])
+    labels = bars.get_legend_handles_labels()[1]
+    assert labels == ["answer", "least squares"]
 
 
 def test_coherent_part_is_drawn_only_if_there_is_one():
-    with_part = panel(plot_separation(separation(100)), "b")
+    with_part = panel(plot_separation(separation(100)), "Noise")
     assert len(with_part.lines) == 2
     coherent = with_part.lines[1].get_ydata()
     expected = 0.3 + np.cos(np.arange(100) / 100)
     measured = np.isfinite(coherent)
     np.testing.assert_allclose(coherent[measured], expected[measured])
     without = plot_separation(separation(100, coherent=False))
-    assert len(panel(without, "b").lines) == 1
+    assert len(panel(without, "Noise").lines) == 1
 
 
 def test_fitted_frequency_is_marked():
-    axes = panel(plot_separation(separation(300)), "d")
+    axes = panel(plot_separation(separation(300)), "Likelihood")
     marks = [line for line in axes.lines if len(set(line.get_xdata())) == 1]
     assert [line.get_xdata()[0] for line in marks] == [3.0]
 
@@ -172,7 +193,7 @@ def test_components_and_missing_errors_are_drawn():
         "frequency_2": Parameter(7.0, 0.1, (6.8, 7.2)),
     }
     result = Separation(**{**vars(single), "parameters": fits})
-    axes = panel(plot_separation(result), "d")
+    axes = panel(plot_separation(result), "Likelihood")
     marks = [line for line in axes.lines if len(set(line.get_xdata())) == 1]
     assert [line.get_xdata()[0] for line in marks] == [3.0, 7.0]
 
@@ -257,6 +278,6 @@ def test_a_picture_is_drawn_once_with_nothing_on_top_of_each_other(
     assert len(drawn) == 1 and figure.get_layout_engine() is None
     renderer = FigureCanvasAgg(figure).get_renderer()
     boxes = [axes.get_tightbbox(renderer) for axes in figure.axes]
-    boxes.append(figure._suptitle.get_window_extent(renderer))
+    boxes.extend(text.get_window_extent(renderer) for text in figure.texts)
     assert all(figure.bbox.count_contains(box.corners()) == 4 for box in boxes)
     assert all(not a.overlaps(b) for a, b in combinations(boxes, 2))

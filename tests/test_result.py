@@ -8,7 +8,9 @@ import pytest
 
 from sepprior.errors import SeppriorError
 from sepprior.formatting import format_uncertain, units_of
+from sepprior.outputs import known_truth
 from sepprior.result import Parameter, Separation
+from sepprior.status import verdict
 
 NAMES = ("amplitude", "frequency", "phase", "bias")
 VALUES = np.array([1.25, 331.9, -0.5, 2.0])
@@ -92,11 +94,15 @@ def test_units_ignore_the_number_of_the_component():
 
 
 def test_report_holds_parameters_baselines_status_and_words():
-    report = separation().report()
+    report = separation().report(verbose=True)
     lines = report.splitlines()
-    assert lines[0].split("  ")[0] == "name"
+    assert lines[0].startswith("verdict: ")
+    assert lines[2].split("  ")[0] == "name"
     words = "amplitude 1.250 +/- 0.013 (1.224, 1.276)"
-    assert lines[1].split() == words.split()
+    assert lines[3].split() == words.split()
+    short = separation().report().splitlines()
+    assert short[:-2] == lines[: len(short) - 2]
+    assert short[-1] == "status: converged"
     assert "331.9000" in report and report.count("Hz") == 1
     assert "GLS" in report and "robust" in report
     assert "status: converged" in report
@@ -173,6 +179,8 @@ def test_frames():
 def test_dictionary_is_strict_json(n_batch):
     text = json.dumps(separation(n_batch).to_dict(), allow_nan=False)
     read = json.loads(text)
+    assert ("verdict" in read) == (n_batch is None)
+    read.pop("verdict", None)
     assert list(read) == [
         "status",
         "parameters",
@@ -210,6 +218,64 @@ def test_import_loads_no_heavy_library():
 def test_noise_that_was_not_judged_is_not_called_unchanged(p, told):
     single = separation()
     facts = {"noise_change_p": p, "out_of_distribution": False}
-    report = Separation(**{**vars(single), "diagnostics": facts}).report()
+    report = Separation(**{**vars(single), "diagnostics": facts}).report(verbose=True)
     assert ("the noise is what the prior expects" in report) == told
     assert ("noise change p: n/a" in report) != told
+
+
+UNCHANGED = {"out_of_distribution": False, "noise_change_p": 0.4}
+
+
+@pytest.mark.parametrize(
+    ("facts", "ratios", "expected"),
+    [
+        (
+            {"detected": True, "method": "specgan", **UNCHANGED},
+            [2.0, 4.5, float("nan")],
+            "signal detected; error bars 3 times smaller than least squares; noise as "
+            "in training",
+        ),
+        (
+            {"detected": False, "method": "gls", **UNCHANGED, "noise_level": 2.1}
+            | {"noise_level_followed": True},
+            [1.0],
+            "no signal detected; the answer is that of least squares; noise 2.1 times "
+            "as loud as in training",
+        ),
+        (
+            {"detected": True, "method": "plain", "out_of_distribution": True},
+            [0.5],
+            "signal detected; error bars 2 times larger than least squares; the noise "
+            "is not as in training",
+        ),
+        (
+            {"method": "specgan", "noise_change_p": float("nan")},
+            [1.02],
+            "error bars as",
+        ),
+        ({}, [], "nothing was judged"),
+    ],
+)
+def test_verdicts(facts, ratios, expected):
+    assert verdict(facts, ratios).startswith(expected)
+
+
+def test_a_batch_has_a_verdict_for_each():
+    with pytest.raises(SeppriorError, match="each: take that of"):
+        assert separation(3).verdict
+    assert separation(3).select(0).verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"frequency": 3, "name": "run"}', {"frequency": 3.0}),
+        ("[1]", {}),
+        ("no JSON", {}),
+        (None, {}),
+    ],
+)
+def test_known_truth(text, expected, tmp_path):
+    if text is not None:
+        (tmp_path / "run.truth.json").write_text(text)
+    assert known_truth(tmp_path / "run.csv") == expected

@@ -76,8 +76,8 @@ def plot_separation(
     rows, last = _grid(figure, n_lines=len(lines))
     part = _close_up(result)
     panels = (
-        (_draw_signal, "Measurement and the signal found", 3),
-        (_draw_noise, "Noise: the measurement without the signal", 2),
+        (_draw_signal, "Measurement", 3),
+        (_draw_noise, "Noise", 2),
     )
     for row, (draw, title, columns) in enumerate(panels):
         main, side = _row(figure, rows, row, split=part is not None)
@@ -103,11 +103,9 @@ def plot_separation(
         axes.locator_params(axis="both", nbins=5)
     legend_above(left, columns=2, below=True)
     inch = 1.0 / _HEIGHT
-    figure.text(
-        0.5,
-        1 - 0.1 * inch,
+    figure.suptitle(
         heading,
-        ha="center",
+        y=1 - 0.1 * inch,
         va="top",
         fontsize=10.5,
         color=INK,
@@ -128,7 +126,7 @@ def plot_separation(
 
 def _grid(figure: Figure, *, n_lines: int) -> tuple[GridSpec, GridSpec]:
     """Two wide rows, each with room for a close-up, and a row of three panels."""
-    left, right, bottom = 0.62, 0.12, 0.72
+    left, right, bottom = 0.9, 0.22, 0.72
     top = 0.68 + 0.2 * n_lines
     wide, between = 1.5, 0.48
     low = _HEIGHT - top - 2 * wide - between - bottom - 0.9
@@ -136,11 +134,11 @@ def _grid(figure: Figure, *, n_lines: int) -> tuple[GridSpec, GridSpec]:
     rows = figure.add_gridspec(
         2,
         2,
-        width_ratios=[2.2, 1],
+        width_ratios=[2.4, 1],
         top=1 - top / _HEIGHT,
         bottom=1 - (top + 2 * wide + between) / _HEIGHT,
         hspace=between / wide,
-        wspace=0.16,
+        wspace=0.24,
         **sides,
     )
     last = figure.add_gridspec(
@@ -150,7 +148,7 @@ def _grid(figure: Figure, *, n_lines: int) -> tuple[GridSpec, GridSpec]:
         top=(bottom + low) / _HEIGHT,
         bottom=bottom / _HEIGHT,
         wspace=0.3,
-        **(sides | {"left": 0.86 / _WIDTH}),
+        **sides,
     )
     return rows, last
 
@@ -206,18 +204,17 @@ def _close_up(result: Separation) -> slice | None:
 
 
 def _near_peak(result: Separation) -> tuple[float, float] | None:
-    """Band around the highest peak, if it is a small part of what was searched."""
+    """Band about the fitted frequencies, if it is a small part of what was searched."""
     frequency, gain = result.spectrum_frequency, result.spectrum_loglik
     if not len(frequency) or not np.isfinite(gain).any():
         return None
-    peak = frequency[np.nanargmax(gain)]
-    fitted = _frequencies(result)
-    centre = min(fitted, key=lambda f: abs(f - peak)) if fitted else peak
+    centres = _frequencies(result) or [float(frequency[np.nanargmax(gain)])]
     half = _PEAK_RESOLUTIONS * result.sample_rate / len(result.measurement)
-    inside = np.abs(frequency - centre) <= half
-    if 2 * half > 0.5 * (frequency[-1] - frequency[0]) or inside.sum() < 7:
+    low, high = min(centres) - half, max(centres) + half
+    inside = (frequency >= low) & (frequency <= high)
+    if high - low > 0.5 * (frequency[-1] - frequency[0]) or inside.sum() < 7:
         return None
-    return centre - half, centre + half
+    return low, high
 
 
 def _curve(
@@ -278,7 +275,7 @@ def _draw_noise(axes: Axes, result: Separation, part: slice) -> None:
         noise,
         color=GREY,
         linewidth=0.9,
-        label="noise",
+        label="measurement \N{MINUS SIGN} signal",
     )
     x, coherent = _curve(result, part, lambda piece: result.coherent[piece])
     reach = [np.ptp(x[np.isfinite(x)]) for x in (coherent, noise)]
