@@ -90,7 +90,7 @@ def _few_tangents(
         # What does not depend on z has derivatives too: zeros.
         found = [value + 0.0 * copies[:, :1] for value in outputs(copies)]
         along = [torch.zeros_like(value, requires_grad=True) for value in found]
-        total = sum((f * v).sum() for f, v in zip(found, along, strict=True))
+        total = (found[0] * along[0]).sum() + (found[1] * along[1]).sum()
         (back,) = torch.autograd.grad(total, copies, create_graph=True)
         moved = (back * directions.repeat_interleave(len(z), 0)).sum()
     slopes = torch.autograd.grad(moved, along)
