@@ -8,13 +8,8 @@ import re
 _FIXED_LOW, _FIXED_HIGH = -4, 6  # decades written without an exponent
 
 
-def units_of(name: str) -> str:
-    """SI unit of a signal parameter; amplitude and bias are in data units ("").
-
-    The number of a component is ignored: `frequency_2` is in Hz as `frequency` is.
-    """
-    units = {"frequency": "Hz", "phase": "rad", "decay": "1/s", "chirp": "Hz/s"}
-    return units.get(name.split("_")[0], "")
+UNITS = {"frequency": "Hz", "phase": "rad", "decay": "1/s", "chirp": "Hz/s"}
+"""SI units of parameters by their kind; others are in data units, or a user's own."""
 
 
 def format_uncertain(

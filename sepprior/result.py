@@ -25,7 +25,6 @@ from sepprior.errors import SeppriorError
 from sepprior.formatting import (
     format_table,
     format_uncertain,
-    units_of,
     without_numbers,
 )
 from sepprior.samples import Samples
@@ -48,7 +47,8 @@ class Parameter:
             or (B,). NaN where it could not be estimated.
         ci95: the 95 % interval; a pair (low, high), or (B, 2). That of a weak sinusoid
             need not be symmetric, nor 1.96 standard errors wide.
-        units: "Hz", "rad", or "" for data units.
+        units: "Hz", "rad", "1/s", "Hz/s", or "" for data units and for parameters of a
+            user's function.
     """
 
     value: float | np.ndarray
@@ -365,13 +365,14 @@ _NUMBER_WORDS = {
 def _report_single(result: Separation, *, verbose: bool) -> str:
     rows = [["name", "value", "+/- stderr", "(95 % interval)", ""]]
     level = result.prior_info.get("level")
+    frequencies = [p for p in result.parameters.values() if p.units == "Hz"]
     for name, parameter in result.parameters.items():
         low, high = parameter.ci95
         value, stderr, (low, high) = format_uncertain(
             float(parameter.value), float(parameter.stderr), float(low), float(high)
         )
-        unit = parameter.units or units_of(name)
-        if name == "bias" and level is not None:
+        unit = parameter.units
+        if name == "bias" and level is not None and frequencies:
             unit = f"above the noise's mean, {level:.3g}"
         rows.append([name, value, f"+/- {stderr}", f"({low}, {high})", unit])
     parts = [f"verdict: {result.verdict}", format_table(rows)]
@@ -400,7 +401,7 @@ def _report_batch(result: Separation) -> str:
     for index in range(shown):
         fits = [_short(p.select(index)) for p in result.parameters.values()]
         rows.append([str(index), *fits, result.status[index]])
-    units = {k: p.units or units_of(k) for k, p in result.parameters.items()}
+    units = {name: p.units for name, p in result.parameters.items()}
     rows[0][1:-1] = [f"{k} ({u})" if u else k for k, u in units.items()]
     lines = [format_table(rows)]
     if len(result) > shown:

@@ -21,7 +21,7 @@ from sepprior.arguments import (
 )
 from sepprior.checkpoint import resolve_device
 from sepprior.errors import SeppriorError
-from sepprior.formatting import units_of
+from sepprior.formatting import UNITS
 from sepprior.inference import error_bars, novelty
 from sepprior.inference.calibration import Z95
 from sepprior.inference.change import likeliest_change
@@ -476,7 +476,7 @@ def _assemble(
     bars: error_bars.ErrorBars,
     single: bool,
 ) -> Separation:
-    names = form.names
+    names, kinds = form.names, dict(zip(form.names, form.kinds, strict=True))
 
     def joined(key: str) -> np.ndarray:
         whole = parts[0][key] if len(parts) == 1 else torch.cat([p[key] for p in parts])
@@ -487,7 +487,7 @@ def _assemble(
         return tuple(torch.cat(column).cpu().numpy() for column in rows)
 
     def table(key: str) -> dict[str, Parameter]:
-        return _parameters(names, *intervals(key)[:3])
+        return _parameters(form, *intervals(key)[:3])
 
     white = joined("white")
     white[~joined("present")] = np.nan
@@ -537,7 +537,11 @@ def _assemble(
             {k: v[i] for k, v in diagnostics.items()},
             frequencies=others[i][np.isfinite(others[i])],
             unfinished=bool(prior.metadata.get("unfinished")),
-            on_bound=[n for n, at in zip(form.curved, edge, strict=True) if at],
+            on_bound={
+                name: kinds[name]
+                for name, at in zip(form.curved, edge, strict=True)
+                if at
+            },
             tried=bool(tried),
             learned=prior.learned,
         )
@@ -573,13 +577,14 @@ def _plus(waves: np.ndarray, level: float) -> np.ndarray:
 
 
 def _parameters(
-    names: tuple[str, ...], values: np.ndarray, covariance: np.ndarray, ci95: np.ndarray
+    form: Form, values: np.ndarray, covariance: np.ndarray, ci95: np.ndarray
 ) -> dict[str, Parameter]:
+    pairs = enumerate(zip(form.names, form.kinds, strict=True))
     return {
         name: Parameter(
-            values[:, i], np.sqrt(covariance[:, i, i]), ci95[:, i], units_of(name)
+            values[:, i], np.sqrt(covariance[:, i, i]), ci95[:, i], UNITS.get(kind, "")
         )
-        for i, name in enumerate(names)
+        for i, (name, kind) in pairs
     }
 
 

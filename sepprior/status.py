@@ -17,7 +17,7 @@ SWALLOWED = 0.9
 def describe(
     facts: Mapping[str, Any],
     *,
-    on_bound: Sequence[str],
+    on_bound: Mapping[str, str],
     tried: bool,
     learned: bool,
     frequencies: Sequence[float] = (),
@@ -27,7 +27,7 @@ def describe(
 
     Args:
         facts: diagnostics of the measurement, by name.
-        on_bound: parameters that sit on a bound.
+        on_bound: kinds of the parameters that sit on a bound, by name.
         tried: the joint solver was run.
         learned: the prior is more than a stationary Gaussian.
         frequencies: others that fit about as well, Hz.
@@ -56,9 +56,8 @@ def describe(
             f"probability {facts['frequency_probability']:.2g}): the intervals hold "
             "them; fill the gaps or narrow the band"
         )
-    band = [name for name in on_bound if name.split("_")[0] == "frequency"]
-    others = [name for name in on_bound if name not in band]
-    if band:
+    others = [name for name, kind in on_bound.items() if kind != "frequency"]
+    if len(others) < len(on_bound):
         notes.append("a frequency is at the edge of the band: widen fmin and fmax")
     if others:
         notes.append(f"at its bound: {', '.join(others)}; its error bar does not hold")

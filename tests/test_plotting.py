@@ -189,8 +189,8 @@ def test_fitted_frequency_is_marked():
 def test_components_and_missing_errors_are_drawn():
     single = separation(300)
     fits = {
-        "frequency_1": Parameter(3.0, float("nan"), (float("nan"), float("nan"))),
-        "frequency_2": Parameter(7.0, 0.1, (6.8, 7.2)),
+        "frequency_1": Parameter(3.0, float("nan"), (float("nan"),) * 2, "Hz"),
+        "frequency_2": Parameter(7.0, 0.1, (6.8, 7.2), "Hz"),
     }
     result = Separation(**{**vars(single), "parameters": fits})
     axes = panel(plot_separation(result), "Likelihood")

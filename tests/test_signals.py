@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+import sepprior
 from sepprior import signals
+from sepprior.priors import GaussianPrior
+from sepprior.signals import Geometry, build_form
 
 RATE, N = 100.0, 64
 MIDDLE = 0.5 * (N - 1) / RATE
@@ -191,3 +194,36 @@ def test_the_sinusoid_is_a_sine_in_hertz():
     np.testing.assert_allclose(
         signals.sinusoid(t, 2.0, 1.0, math.pi / 2), [2, 0, -2, 0], atol=1e-12
     )
+
+
+def test_names_of_a_function_say_nothing():
+    """What looks like a phase is not wrapped, like a decay has no unit, ..."""
+
+    def named(t, phase_delay, decay_time, amplitude_x, frequency_y):
+        rise = decay_time * t + amplitude_x * t**2
+        return phase_delay + rise + frequency_y * torch.cos(40.0 * t)
+
+    truth = {"phase_delay": 10.0, "decay_time": 4.0, "amplitude_x": -3.0}
+    t = np.arange(200) / 100.0
+    x = 10.0 + 4.0 * t - 3.0 * t**2 + 2.0 * np.cos(40.0 * t)
+    x = x + 0.01 * np.random.default_rng(0).standard_normal(200)
+    prior = GaussianPrior(
+        torch.eye(200, dtype=torch.float64)[0] * 1e-4, level=0.0, sample_rate=100.0
+    )
+    for fixed in (None, {"frequency_y": 2.0}):
+        result = sepprior.separate(x, prior, signal=named, fixed=fixed)
+        for name, value in truth.items():
+            assert result.parameters[name].value == pytest.approx(value, abs=0.1)
+        assert {p.units for p in result.parameters.values()} == {""}
+        assert "rad" not in result.report() and "Hz" not in result.report()
+    bounded = sepprior.separate(x, prior, signal=named, bounds={"frequency_y": (0, 1)})
+    assert "at its bound: frequency_y" in bounded.status
+
+
+def test_built_in_forms_know_their_kinds():
+    geometry = Geometry(300, 100.0)
+    for kind in ("sinusoid", "harmonics", "damped", "chirp"):
+        form = build_form(kind, geometry, components=1, fmin=1.0, fmax=40.0)
+        assert len(form.kinds) == len(form.names)
+        for name, kind in zip(form.names, form.kinds, strict=True):
+            assert name.split("_")[0] == kind

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sepprior.errors import SeppriorError
-from sepprior.formatting import format_uncertain, units_of
+from sepprior.formatting import format_uncertain
 from sepprior.plotting.style import (
     BLUE,
     GREEN,
@@ -167,8 +167,7 @@ def _heading(result: Separation) -> tuple[str, list[str]]:
     fits = []
     for name, p in result.parameters.items():
         value, stderr, _ = format_uncertain(float(p.value), float(p.stderr))
-        unit = p.units or units_of(name)
-        fits.append(f"{name} {value} ± {stderr} {unit}".rstrip())
+        fits.append(f"{name} {value} ± {stderr} {p.units}".rstrip())
     lines = textwrap.wrap(",   ".join(fits), _CHARACTERS)
     if result.status != "ok":
         lines += textwrap.wrap(f"status: {result.status}", _CHARACTERS)
@@ -178,11 +177,7 @@ def _heading(result: Separation) -> tuple[str, list[str]]:
 
 def _frequencies(result: Separation) -> list[float]:
     """Fitted frequencies, Hz; empty for a signal that has none."""
-    found = [
-        float(p.value)
-        for name, p in result.parameters.items()
-        if name.split("_")[0] == "frequency"
-    ]
+    found = [float(p.value) for p in result.parameters.values() if p.units == "Hz"]
     return [f for f in found if np.isfinite(f) and f > 0]
 
 
@@ -306,7 +301,7 @@ def _draw_error_bars(
             (0.17, float(other.value) - value, scale, GREY, "least squares"),
         )
         for shift, centre, error, color, label in bars:
-            if name == "phase":
+            if own.units == "rad":
                 centre = (centre + np.pi) % (2 * np.pi) - np.pi
             axes.errorbar(
                 centre / scale,
@@ -351,9 +346,9 @@ def _draw_likelihood(
         inside = (frequency >= band[0]) & (frequency <= band[1])
         frequency, gain = frequency[inside], gain[inside]
     axes.plot(*envelope(frequency, gain), color=INK, linewidth=1.0)
-    for name, p in result.parameters.items():
+    for p in result.parameters.values():
         value, stderr = float(p.value), float(p.stderr)
-        if name.split("_")[0] != "frequency" or not np.isfinite(value):
+        if p.units != "Hz" or not np.isfinite(value):
             continue
         if band is not None and not band[0] <= value <= band[1]:
             continue

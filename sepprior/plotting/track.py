@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sepprior.formatting import units_of
+from sepprior.formatting import UNITS
 from sepprior.plotting.style import (
     BLUE,
     GREY,
@@ -79,7 +79,11 @@ def plot_track(track: TrackSummary, path: str | Path | None = None) -> Figure:
     for axes, (stem, names) in zip(curves, groups.items(), strict=False):
         _draw(axes, track, names)
         words = stem.replace("_", " ")
-        prepare(axes, y=f"{words}{_unit(stem)}", title=f"{next(letters, '')}  {words}")
+        prepare(
+            axes,
+            y=f"{words}{_unit(stem, track)}",
+            title=f"{next(letters, '')}  {words}",
+        )
         axes.ticklabel_format(axis="y", useOffset=False)
     if track.lines:
         _draw_phase(curves[-1], track)
@@ -136,8 +140,11 @@ def _groups(track: TrackSummary) -> dict[str, list[str]]:
     return groups
 
 
-def _unit(stem: str) -> str:
-    unit = units_of(stem) or ("data units" if stem == "amplitude" else "")
+def _unit(stem: str, track: TrackSummary) -> str:
+    """In brackets; of a user's function nothing is known."""
+    if not track.lines:
+        return ""
+    unit = (UNITS | {"amplitude": "data units"}).get(stem.split("_")[0], "")
     return f"\n({unit})" if unit else ""
 
 

@@ -104,7 +104,8 @@ def build_form(
         return base
     rows = zip(base.curved, base.low.tolist(), base.high.tolist(), strict=True)
     own = {name: (low, high) for name, low, high in rows if name in direct}
-    positive = {n: (0.0, math.inf) for n in names if n.startswith("amplitude")}
+    pairs = zip(base.names, base.kinds, strict=True)
+    positive = {name: (0.0, math.inf) for name, kind in pairs if kind == "amplitude"}
     return Constrained(
         base,
         search,

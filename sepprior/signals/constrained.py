@@ -44,7 +44,7 @@ class Constrained:
         alike: Mapping[str, float],
     ) -> None:
         self.base, self.search = base, search
-        self.names, self.geometry = base.names, base.geometry
+        self.names, self.kinds, self.geometry = base.names, base.kinds, base.geometry
         self.has_constant = base.has_constant
         free = [name for name in base.names if name not in fixed]
         self.curved = tuple(free)
@@ -65,7 +65,9 @@ class Constrained:
         self.prior_precision = row(
             [expected[n][1] ** -2 if n in expected else 0.0 for n in free]
         )
-        self._phases = [i for i, n in enumerate(free) if n.startswith("phase")]
+        self._phases = [
+            i for i, at in enumerate(self.free) if self.kinds[at] == "phase"
+        ]
 
     def adopt(self, theta: Tensor) -> Tensor:
         """Free natural parameters, within bounds, of a start in the search form's."""

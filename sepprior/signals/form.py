@@ -59,6 +59,9 @@ class Form(Protocol):
 
     Attributes:
         names: the natural parameters, in the order they are reported.
+        kinds: what each of them is, in that order: "amplitude", "frequency", "phase",
+            "bias", "decay" or "chirp"; "" for a parameter of a user's function, whose
+            name says nothing about it.
         curved: names of the nonlinear parameters, in the order of theta.
         n_linear: L.
         low: smallest values of the others, (P - L,), or (B, P - L) where each
@@ -75,6 +78,7 @@ class Form(Protocol):
     """
 
     names: tuple[str, ...]
+    kinds: tuple[str, ...]
     curved: tuple[str, ...]
     n_linear: int
     low: Tensor

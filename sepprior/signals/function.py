@@ -54,6 +54,7 @@ class FunctionForm:
         guess: Mapping[str, float],
     ) -> None:
         self.function, self.names, self.geometry = function, names, geometry
+        self.kinds: tuple[str, ...] = ("",) * len(names)
         self.curved = names
         self.search: Form = self
         limits = [bounds.get(name, (-math.inf, math.inf)) for name in names]

@@ -16,6 +16,7 @@ class Nothing:
     """
 
     names: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
     curved: tuple[str, ...] = ()
     n_linear = 0
     steps = 0

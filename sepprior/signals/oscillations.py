@@ -34,6 +34,7 @@ class Oscillation(ABC):
     steps = 12
     has_constant = True
     names: tuple[str, ...]
+    kinds: tuple[str, ...]
     curved: tuple[str, ...]
     low: Tensor
     high: Tensor
@@ -102,7 +103,7 @@ class Oscillation(ABC):
     def natural(self, theta: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
         """Reported values and covariance, phases in (-pi, pi]."""
         values, covariance = carry_covariance(self._values, theta, covariance)
-        phases = [name.startswith("phase") for name in self.names]
+        phases = [kind == "phase" for kind in self.kinds]
         wrapped = torch.where(
             torch.tensor(phases, device=values.device), wrap_phase(values), values
         )
@@ -146,6 +147,7 @@ class Harmonics(Oscillation):
         super().__init__(count, 1, geometry)
         each = [f"{name}_{h}" for h in range(1, count + 1) for name in _PAIR]
         self.names: tuple[str, ...] = ("frequency", *each, "bias")
+        self.kinds: tuple[str, ...] = ("frequency", *_PAIR * count, "bias")
         self.curved: tuple[str, ...] = ("frequency",)
         self.low = torch.tensor([low], dtype=torch.float64)
         self.high = torch.tensor([high], dtype=torch.float64)
@@ -203,6 +205,7 @@ class DampedSinusoid(Oscillation):
     """
 
     names: tuple[str, ...] = ("amplitude", "frequency", "phase", "decay", "bias")
+    kinds: tuple[str, ...] = names
     curved: tuple[str, ...] = ("frequency", "decay")
 
     def __init__(self, geometry: Geometry, *, low: float, high: float) -> None:
@@ -276,6 +279,7 @@ class Chirp(Oscillation):
     """
 
     names: tuple[str, ...] = ("amplitude", "frequency", "phase", "chirp_rate", "bias")
+    kinds: tuple[str, ...] = ("amplitude", "frequency", "phase", "chirp", "bias")
     curved: tuple[str, ...] = ("frequency", "chirp_rate")
 
     def __init__(self, geometry: Geometry, *, low: float, high: float) -> None:

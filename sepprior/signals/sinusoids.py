@@ -159,7 +159,9 @@ class Sinusoids:
     ) -> None:
         self.count, self.geometry = count, geometry
         self.names = parameter_names(count)
-        self.curved = tuple(n for n in self.names if n.startswith("frequency"))
+        self.kinds: tuple[str, ...] = (*PER_SINUSOID * count, "bias")
+        pairs = zip(self.names, self.kinds, strict=True)
+        self.curved = tuple(name for name, kind in pairs if kind == "frequency")
         self.search: Form = self
         self.n_linear = 1 + 2 * count
         ones = torch.ones(count, dtype=torch.float64)

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepprior.formatting import (
+    UNITS,
     format_table,
     format_uncertain,
-    units_of,
     without_numbers,
 )
 from sepprior.tracking.rows import Line
@@ -232,7 +232,8 @@ def _report(track: TrackSummary) -> str:
         low, middle, high = np.quantile(values, [0.05, 0.5, 0.95]).tolist()
         stderr = _median(track.column(f"{name}_stderr"))
         value, error, (low, high) = format_uncertain(middle, stderr, low, high)
-        rows.append([name, value, f"+/- {error}", f"({low}, {high})", units_of(name)])
+        unit = UNITS.get(name.split("_")[0], "") if track.lines else ""
+        rows.append([name, value, f"+/- {error}", f"({low}, {high})", unit])
     lines = [head, format_table(rows)]
     references = zip(track.lines, track.reference_frequency, strict=True)
     lines += [_phase_in_words(track, line.end, f0) for line, f0 in references]
