@@ -10,6 +10,8 @@ from torch import Tensor
 
 SUFFICIENT_DECREASE = 1e-4
 SHORTEST_STEP = 1e-10
+NEGLIGIBLE = 0.01
+"""Share of the tolerated decrease that a step must promise to be tried."""
 
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(x of shape (A, n), problem indices (A,)) -> energies (A,) and gradients (A, n)."""
@@ -24,7 +26,7 @@ class Minimum:
         energy: shape (B,).
         gradient_norm: shape (B,), largest absolute component.
         converged: shape (B,), gradient or decrease below its tolerance, or no step
-            however short gains anything; never where the energy is not finite.
+            that promises anything gains it; never where the energy is not finite.
         evaluations: objective evaluations of the longest-running problem.
     """
 
@@ -88,6 +90,8 @@ def minimize_batch(
         won = active[accept]
         lost = active[~accept]
         step[lost] *= 0.4
+        promised = -step[lost] * slope[~accept]
+        stuck[lost] |= promised < NEGLIGIBLE * decrease_tolerance
         stuck[lost] |= step[lost] < SHORTEST_STEP
         if won.numel() == 0:
             continue

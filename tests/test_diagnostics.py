@@ -128,3 +128,20 @@ def test_noise_that_can_be_the_signal_is_told():
     assert told == used.tolist()
     apart = sepprior.separate(x, prior_with(columns), fmin=2.0, fmax=4.0)
     assert (apart.diagnostics["absorption"] < 0.9).all()
+
+
+def test_records_of_several_windows_converge():
+    """Two of which a single run of the minimiser leaves before the end."""
+    prior = sepprior.load_prior(BUNDLED)
+    noise = prior.sample(40, generator=torch.Generator().manual_seed(3)).numpy()
+    x = noise.reshape(8, 1500)[[1, 5], :1280]
+    wave = 2.0 * np.sin(2 * np.pi * 10.0 * np.arange(1280) / 300.0)
+    result = sepprior.separate(x + wave, prior, fmin=1.0, fmax=30.0)
+    assert result.diagnostics["converged"].all()
+
+
+def test_a_single_run_would_not_do(monkeypatch):
+    """The control to it."""
+    monkeypatch.setattr(joint, "MOST_RUNS", 0)
+    with pytest.raises(AssertionError):
+        test_records_of_several_windows_converge()

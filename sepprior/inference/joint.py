@@ -30,6 +30,8 @@ from sepprior.signals.form import Form, clamp, prior_energy
 DECODED_AT_ONCE = 64
 """Windows that proposals are decoded for together."""
 MAX_EVALUATIONS = 30
+MOST_RUNS = 5
+"""Times at most that a minimisation goes on, once for each window."""
 FINAL_STEPS = 3
 GAP_NUMBERS = 2**25
 """Numbers of the missing samples' information matrices that are kept together."""
@@ -385,22 +387,29 @@ class JointProblem:
             return energy.detach(), gradient
 
         double = prior.dtype == torch.float64
-        minimum = minimize_batch(
-            objective,
-            base,
-            max_evaluations=max_evaluations,
-            gradient_tolerance=GRADIENT_TOLERANCE[double],
-            decrease_tolerance=DECREASE_TOLERANCE[double],
-        )
+        rows = torch.arange(len(which), device=which.device)
+        found, converged = base.clone(), torch.zeros_like(which, dtype=torch.bool)
+        # Latents of many windows take longer: what has not ended goes on from there.
+        for _ in range(1 + min(MOST_RUNS, shape[0])):
+            left = rows[~converged]
+            if not len(left):
+                break
+            minimum = minimize_batch(
+                lambda u, some, left=left: objective(u, left[some]),
+                found[left],
+                max_evaluations=max_evaluations,
+                gradient_tolerance=GRADIENT_TOLERANCE[double],
+                decrease_tolerance=DECREASE_TOLERANCE[double],
+            )
+            found[left], converged[left] = minimum.x, minimum.converged
         with torch.no_grad():
-            rows = torch.arange(len(which), device=which.device)
-            theta, filled, z = split(minimum.x, rows)
+            theta, filled, z = split(found, rows)
             q = clamp(form, theta[:, n_linear:], which)
             theta = torch.cat([theta[:, :n_linear], q], -1)
             theta, filled, energy = self.refit(
                 theta, filled, z, self.decode(z), which, steps=FINAL_STEPS
             )
-        return JointFit(theta, z, filled, energy, minimum.converged)
+        return JointFit(theta, z, filled, energy, converged)
 
     # -- error bars --------------------------------------------------------------------
 
