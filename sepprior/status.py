@@ -66,7 +66,7 @@ def describe(
             "not all sinusoids are resolved: give fewer components, or measure longer"
         )
     if tried and facts["method"] != "gls" and not facts["converged"]:
-        notes.append("not fully converged: compare with GLS and with a part of the record")
+        notes.append("not fully converged: compare with GLS, or a part of the record")
     if tried and facts["method"] != "gls" and facts["absorption"] > SWALLOWED:
         notes.append(
             f"noise of this kind can look like the signal (absorption "
