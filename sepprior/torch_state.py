@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import torch
+
+Given = ParamSpec("Given")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -26,3 +32,31 @@ def usual_torch() -> Iterator[None]:
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         yield
+
+
+def usual_torch_within(
+    function: Callable[Given, Generator[Item, None, Result]],
+) -> Callable[Given, Generator[Item, None, Result]]:
+    """A generator function that runs in that state, but leaves the caller its own.
+
+    Between two items the caller's state holds, whatever it is then.
+    """
+
+    @wraps(function)
+    def stream(
+        *args: Given.args, **options: Given.kwargs
+    ) -> Generator[Item, None, Result]:
+        steps = function(*args, **options)
+        try:
+            while True:
+                with usual_torch():
+                    try:
+                        item = next(steps)
+                    except StopIteration as end:
+                        return end.value
+                yield item
+        finally:
+            with usual_torch():
+                steps.close()
+
+    return stream

@@ -1,12 +1,15 @@
 """All of it on a device that is not the CPU, with the CPU's answers."""
 
 import dataclasses
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 import sepprior
+from sepprior.cli import main
 from sepprior.config import config_from_dict
 from sepprior.data import as_recording
 from sepprior.fidelity import inspect_prior
@@ -62,16 +65,28 @@ def test_the_device_is_not_the_cpu():
     assert (2.0 * x.to("cpu")).sum().item() == 6.0
 
 
+@pytest.fixture(scope="module")
+def trained(noise, tmp_path_factory):
+    """Gives the file of a model trained on the device, and both loaded from it."""
+    folder = tmp_path_factory.mktemp("trained")
+
+    @cache
+    def made(name):
+        path = folder / f"{name}.safetensors"
+        prior = train_noise(noise, config=recipe(name), device=NAME)
+        assert prior.device == DEVICE and "calibration" in prior.metadata
+        # The answer is to be that of the prior, not of least squares.
+        prior.metadata.pop("heldout")
+        sepprior.save_prior(prior, path)
+        there, here = (sepprior.load_prior(path, device=d) for d in (NAME, "cpu"))
+        return path, there, here
+
+    return made
+
+
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_model_trains_and_separates(name, noise, tmp_path):
-    prior = train_noise(noise, config=recipe(name), device=NAME)
-    assert prior.device == DEVICE and "calibration" in prior.metadata
-    sepprior.save_prior(prior, tmp_path / "p.safetensors")
-    here = sepprior.load_prior(tmp_path / "p.safetensors", device="cpu")
-    # The answer is that of the prior, not of least squares.
-    here.metadata.pop("heldout")
-    there = sepprior.load_prior(tmp_path / "p.safetensors", device=NAME)
-    there.metadata.pop("heldout")
+def test_a_model_trains_and_separates(name, trained):
+    _, there, here = trained(name)
     assert here.device.type == "cpu" and there.device == DEVICE
     x = coloured_noise(WINDOW, seed=5) + 3 * np.sin(0.7 * np.arange(WINDOW) + 1)
     one, other = sepprior.separate(x, here), sepprior.separate(x, there)
@@ -126,6 +141,62 @@ def test_every_signal_and_method(form, gaussian_prior):
     x[options.pop("gap", slice(0))] = np.nan
     priors = (gaussian_prior.to(NAME), gaussian_prior)
     agree(*(sepprior.separate(x, prior, **options) for prior in priors))
+
+
+WAYS = {
+    "bootstrap": ("specgan", {"method": "bootstrap", "draws": 40}),
+    "mcmc": ("specgan", {"method": "mcmc", "draws": 40}),
+    "plain": ("wavegan", {"objective": "plain"}),
+    "gaps": ("specgan", {"gap": slice(20, 26)}),
+    "long": ("specgan", {"length": 3 * WINDOW}),
+    "function": ("specgan", {"signal": wave, "bounds": {"frequency": (5.0, 20.0)}}),
+    "langevin": ("diffusion", {"method": "langevin", "draws": 40}),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_use_a_learned_prior(way, trained):
+    name, options = WAYS[way]
+    options = dict(options)
+    _, there, here = trained(name)
+    x = measurement(options.pop("length", WINDOW))
+    x[options.pop("gap", slice(0))] = np.nan
+    agree(*(sepprior.separate(x, prior, **options) for prior in (there, here)))
+
+
+def test_a_learned_prior_follows_a_long_recording(trained):
+    _, there, here = trained("specgan")
+    x = measurement(4 * WINDOW)
+    one, other = (sepprior.track(x, prior).table for prior in (there, here))
+    np.testing.assert_allclose(one["frequency"], other["frequency"], rtol=1e-3)
+
+
+def test_every_command_takes_the_device(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    t = np.arange(45 * WINDOW) / SAMPLE_RATE
+    for name, x in (("noise", coloured_noise(len(t), seed=1)), ("run", measurement())):
+        table = np.column_stack([t[: len(x)], x])
+        np.savetxt(f"{name}.csv", table, delimiter=",", header="time,x", comments="")
+    path = str(trained("specgan")[0])
+    on = ["--device", NAME]
+    for command in (
+        ["train-noise", "noise.csv", "--model", "gaussian", "--window", str(WINDOW)],
+        ["inspect", path, "noise.csv"],
+        ["sample", path, "-n", "3"],
+        ["separate", "run.csv", "--prior", path, "--no-plot"],
+        [
+            "separate",
+            "noise.csv",
+            "--prior",
+            path,
+            "--window",
+            str(WINDOW),
+            "--no-plot",
+        ],
+        ["separate", "run.csv", "--prior", path, "--table", "rows"],
+    ):
+        done = CliRunner().invoke(main, [*command, *on])
+        assert done.exit_code == 0, (command, done.output, done.exception)
 
 
 def test_a_long_recording_is_followed(gaussian_prior):

@@ -1,6 +1,7 @@
 """The same answers whatever state of torch the caller has set; usable devices."""
 
-from contextlib import contextmanager
+import dataclasses
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
@@ -96,6 +97,32 @@ def test_a_prior_is_trained_alike_under_any_state(state, monkeypatch):
     with STATES[state]():
         found = drawn()
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_stream_of_training_leaves_the_state_of_its_caller(monkeypatch):
+    """The state changes between two items, and training knows nothing of it."""
+    from sepprior.data import as_recording
+    from sepprior.inference import calibration
+    from sepprior.training import train
+
+    monkeypatch.setattr(calibration, "trials_per_band", lambda window, *, joint: 8)
+    noise = as_recording(coloured_noise(60 * WINDOW, seed=1), sample_rate=SAMPLE_RATE)
+    config = dataclasses.replace(TINY, steps=3, tick=1)
+
+    def losses(states):
+        stream = train(noise, config, device="cpu")
+        for state in states:
+            with state():
+                before = torch.get_default_dtype(), torch.is_grad_enabled()
+                record = next(stream)
+                now = torch.get_default_dtype(), torch.is_grad_enabled()
+                assert now == before
+                yield {k: v for k, v in record.items() if k != "seconds"}
+        stream.close()
+
+    usual = list(losses([nullcontext] * 2))
+    assert usual == list(losses([torch.inference_mode, STATES["float64"]]))
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_the_state_is_restored_after_an_error():

@@ -107,8 +107,8 @@ class LSTMGenerator(WaveformGenerator):
             weights += [cell.input.weight, cell.recurrent.weight]
             weights += [bias, torch.zeros_like(bias)]
         inputs = code.unsqueeze(1).expand(-1, self.window, -1)
-        # Many CPUs have no such kernel for bfloat16.
-        with torch.autocast("cpu", enabled=False):
+        # Many devices have no such kernel for bfloat16.
+        with torch.autocast(inputs.device.type, enabled=False):
             states, _, _ = torch.lstm(
                 inputs,
                 [h.to(inputs.dtype), c.to(inputs.dtype)],

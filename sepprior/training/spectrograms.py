@@ -28,6 +28,7 @@ from sepprior.nets import Critic, Generator, PlaneShape
 from sepprior.priors import LatentSpace
 from sepprior.priors.planes import MAGNITUDE_FLOOR
 from sepprior.priors.spectrogram import SpectrogramGAN, magnitudes, planes_of
+from sepprior.torch_state import usual_torch_within
 from sepprior.training.adversary import Adversary, decayed_rate, spectral_term
 from sepprior.training.moments import plane_moments, power_moments
 from sepprior.training.parallel import current_ranks, join_processes
@@ -201,6 +202,7 @@ def _mean_power(batches: Iterable[Tensor]) -> Tensor:
     return power_moments(map(losses.plane_power, batches))[0].exp()
 
 
+@usual_torch_within
 def train_spectrograms(
     data: Spectrograms,
     config: SpecGANConfig,

@@ -34,7 +34,7 @@ from sepprior.data import (
 from sepprior.errors import SeppriorError, SeppriorWarning, file_path, shown
 from sepprior.outputs import check_output_file
 from sepprior.priors import GaussianPrior, Prior
-from sepprior.torch_state import usual_torch
+from sepprior.torch_state import usual_torch, usual_torch_within
 from sepprior.training.contract import Task, Trainer, unheard
 from sepprior.training.parallel import current_ranks, join_processes
 from sepprior.training.registry import build_trainer
@@ -49,6 +49,7 @@ RUNAWAY = 10.0
 """Nats per sample over the stationary Gaussian that only a broken run reaches."""
 
 
+@usual_torch_within
 def train(
     recording: Recording,
     config: NoiseConfig,
