@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import sys
+from itertools import pairwise
 from types import SimpleNamespace
 
 import click
@@ -19,11 +20,13 @@ from click.testing import CliRunner
 from sepprior import __version__
 from sepprior.checkpoint import save_prior
 from sepprior.cli import main, separate
+from sepprior.cli.train import Progress, time_left
 from sepprior.config import GaussianConfig, SpecGANConfig, config_to_dict
 from sepprior.errors import SeppriorError
 from sepprior.outputs import StepLog
 from sepprior.priors import GaussianPrior
 from sepprior.result import Parameter, Separation
+from sepprior.training.contract import Work
 
 RATE = 30.0
 NAMES = ("amplitude", "frequency", "phase", "bias")
@@ -427,9 +430,14 @@ class Training:
         self.ended = None
         self.facts = {}
 
-    def train(self, recording, config, *, device, output, resume, announce):
+    def train(self, recording, config, *, device, output, resume, watch):
         self.config, self.resume = config, resume
-        announce("choosing the frame, 50 %")
+        work = SimpleNamespace(stage="choosing the frame", done=50.0, left=150.0)
+        work.found = []
+        watch(work)
+        work.found.append("frames of 16 samples")
+        work.stage = "training"
+        watch(work)
         try:
             for step in range(1, self.steps + 1):
                 if step == self.interrupt_at:
@@ -471,9 +479,11 @@ def test_train_writes_prior_and_log(here, training):
     assert steps_logged(here / "prior.jsonl") == [1, 2, 3]
     record = json.loads((here / "prior.jsonl").read_text().splitlines()[0])
     assert record["critic_distance"] == 0.25 and record["spectral_error_db"] is None
-    assert "critic 0.25, spectrum nan dB" in result.stderr
-    assert "preparing: choosing the frame, 50 %" in result.stderr
-    assert "3/3" in result.stderr
+    told = result.stderr.splitlines()
+    assert "choosing the frame: 25 % of all, time left not known yet" in told
+    assert "  found: frames of 16 samples" in told
+    assert "log: prior.jsonl; Ctrl-C leaves" in result.stderr
+    assert "trained in" in result.stdout
     # The default name is found without being named.
     assert "next: sepprior separate MEASUREMENT\n" in result.stdout
 
@@ -716,3 +726,55 @@ def test_benchmark_refuses(here, options, part):
     (here / "file").write_text("kept")
     assert part in refused("benchmark", *options.split())
     assert [path.name for path in here.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "done", "left", "words"),
+    [
+        (1.0, 100.0, 100.0, "time left not known yet"),
+        (100.0, 10.0, 100.0, "time left not known yet"),
+        (100.0, 1000.0, 50.0, "a few seconds left"),
+        (100.0, 1000.0, 410.0, "about 50 s left"),
+        (100.0, 1000.0, 6100.0, "about 11 min left"),
+    ],
+)
+def test_time_left_in_words(seconds, done, left, words):
+    assert time_left(seconds, done, left) == words
+
+
+def test_the_time_left_falls_as_work_is_done():
+    """Stages of different pace and choices that end early: never up by a third."""
+    clock, told = 0.0, []
+    work = Work(lambda work: told.append(clock / max(work.done, 1) * work.left))
+    work.enter("choosing", left=9000)
+    for _ in range(2000):
+        clock += 0.1
+        work.add()
+    work.enter("training", left=5000)
+    for _ in range(5000):
+        clock += 0.12
+        work.add()
+    known = told[20:]
+    assert known[-1] == 0.0
+    assert all(later < 1.33 * now for now, later in pairwise(known))
+
+
+def test_progress_on_a_terminal_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    progress = Progress()
+    work = Work(progress.watch)
+    work.enter("choosing the frame", left=1000)
+    for _ in range(500):
+        work.add()
+    work.tell("frames of 16 samples")
+    work.enter("training", left=500)
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1 and shown.count("\r") >= 3
+    assert "found: frames of 16 samples\n" in shown
+    assert shown.endswith("training: 50 % of all, time left not known yet")
+
+
+def test_no_picture_where_none_is_wanted(here, training):
+    write_series(here / "noise.csv", n=5000)
+    assert run("train-noise", "noise.csv", "--no-plot").exit_code == 0
+    assert not (here / "prior.png").exists()

@@ -151,12 +151,16 @@ def raced():
         module = sys.modules[train.__module__]
         patch.setattr(module, "validate", lambda *_, **__: {"heldout": {}})
         patch.setattr(specgan, "PILOT_STEPS", 2)
-        patch.setattr(specgan, "ANNOUNCED_STEPS", 1)
         patch.setattr(specgan, "ROW_MATTERS", 0.0)
         patch.setattr(whitening, "REST_MATTERS", -math.inf)
         patch.setattr(SpecGANPrior, "heldout_nll", scored)
         recording = as_recording(noise, sample_rate=1.0)
-        _, prior = finish(train(recording, config, device="cpu", announce=said.append))
+
+        def watch(work):
+            if work.stage.startswith("choosing the "):
+                said.append(work.stage)
+
+        _, prior = finish(train(recording, config, device="cpu", watch=watch))
     facts = {k: prior.metadata.get(k) for k in ("whitening", "frame", "latent_row")}
     assert isinstance(prior, SpecGANPrior)
     weights = torch.cat([p.flatten() for p in prior.generator.parameters()])
@@ -223,7 +227,7 @@ def test_two_processes_choose_alike(trained_by_two):
     assert first[2] == second[2] == pytest.approx(scores, rel=1e-5)
     assert torch.equal(first[3], second[3])
     assert apart(first[3], weights) < 1e-4
-    races = {text.split(",")[0].removeprefix("choosing the ") for text in said}
+    races = {text.removeprefix("choosing the ") for text in said}
     assert races == {"frame", "filter", "layout of the latents", "colour of the rest"}
     # Negative control: it is not what a run without races would have.
     assert (facts["frame"], facts["latent_row"]) == (8, True)
@@ -264,12 +268,12 @@ def test_torchrun_of_the_command_line(tmp_path, monkeypatch):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("prior: two/p.safetensors") == 1
+    assert done.stdout.count("two/p.safetensors (specgan)") == 1
     assert done.stderr.count("training a specgan prior on 1920 samples") == 1
     assert "arning" not in done.stderr
     result = CliRunner().invoke(main, [*program, "one/p.safetensors"])
     assert result.exit_code == 0, result.stderr
-    names = ["p.jsonl", "p.resume.safetensors", "p.safetensors"]
+    names = ["p.jsonl", "p.png", "p.resume.safetensors", "p.safetensors"]
     logs, priors = [], []
     for folder in ("one", "two"):
         assert sorted(path.name for path in (tmp_path / folder).iterdir()) == names

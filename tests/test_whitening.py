@@ -13,7 +13,7 @@ from sepprior.errors import SeppriorError
 from sepprior.priors import GaussianPrior
 from sepprior.stationary import autocovariance, continuum_autocovariance
 from sepprior.training import specgan
-from sepprior.training.contract import Task
+from sepprior.training.contract import Task, Work
 from sepprior.training.whitening import continuum_filter, rest_filter
 from tests.conftest import TINY
 
@@ -143,12 +143,12 @@ def test_a_race_is_given_up_where_the_gap_does_not_close():
 
 def test_a_race_says_how_far_it_is():
     said = []
+    work = Work(lambda work: said.append((work.done, work.left)))
+    work.enter("choosing", left=4000)
     runs = [Run(lambda n: 1.0, step=1000), Run(lambda n: 9.0 - n / 245)]
-    specgan._race(runs, None, most=2000, announce=said.append)
-    shares = [int(text.removesuffix(" %")) for text in said]
-    assert shares == sorted(shares)
-    assert (shares[0], shares[-1]) == (1, 100)  # 50 steps of 3000
-    assert len(shares) == 3000 // specgan.ANNOUNCED_STEPS
+    specgan._race(runs, None, most=2000, work=work)
+    assert said[0] == (0.0, 4000.0) and said[-1] == (3000.0, 1000.0)
+    assert len(said) == 1 + 3000
 
 
 def test_who_has_won_a_race_waits_for_the_next_one():
@@ -214,7 +214,7 @@ def test_a_row_is_tried_where_frames_outnumber_latents(
     """A window of 64 has 9 frames of 16 samples."""
     raced = []
 
-    def race(runs, held, *, most, announce, by=0.0):
+    def race(runs, held, *, most, work, by=0.0):
         raced.extend(run.networks.generator.row is not None for run in runs)
         assert by == (specgan.ROW_MATTERS if raced[-2:] == [False, True] else 0.0)
         return runs[-1]
@@ -335,7 +335,7 @@ def test_a_rest_of_another_colour_is_raced(monkeypatch):
     """The run that is whitened by it goes on where held-out noise prefers it."""
     raced = []
 
-    def race(runs, held, *, most, announce, by=0.0):
+    def race(runs, held, *, most, work, by=0.0):
         raced.append([run.facts["whitening"] for run in runs])
         return runs[-1]
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
+import shutil
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +35,16 @@ from sepprior.errors import MOST_SEED, SeppriorError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from tqdm import tqdm
-
+    from sepprior.data import Recording
     from sepprior.outputs import StepLog
+    from sepprior.training.contract import Work
 
 
 SPECTROGRAMS = "spectrograms"
+WATCHED_SECONDS, UNWATCHED_SECONDS = 0.2, 60.0
+"""Between two lines on how far a training is."""
+DRAWN_WINDOWS = 100
+"""Windows of recorded noise that the picture compares with generated ones."""
 
 
 @click.command(
@@ -45,7 +53,7 @@ SPECTROGRAMS = "spectrograms"
     groups={
         "Model": ("model", "config_file", "window", "steps", "seed"),
         "Reading": READING,
-        "Output": ("output", "resume"),
+        "Output": ("output", "no_plot", "resume"),
     },
     example="""
         sepprior train-noise noise.csv
@@ -70,6 +78,7 @@ SPECTROGRAMS = "spectrograms"
     help="Seed of the training.",
 )
 @click.option("--resume", is_flag=True, help="Continue an interrupted training.")
+@click.option("--no-plot", is_flag=True, help="Write no picture.")
 @click.option(
     "-o",
     "--output",
@@ -91,12 +100,14 @@ def train_noise_command(
     device: str,
     seed: int | None,
     resume: bool,
+    no_plot: bool,
     output: Path,
 ) -> None:
     """Train a noise prior on noise-only recordings.
 
-    NOISE are files or folders: CSV, TXT, NPY, NPZ, WAV, HDF5 or Parquet. Statistics of
-    each tick go to a .jsonl file beside the prior. Ctrl-C leaves a usable prior.
+    NOISE are files or folders: CSV, TXT, NPY, NPZ, WAV, HDF5 or Parquet. Beside the
+    prior stand a log of the training (.jsonl) and a picture of recorded and generated
+    noise (.png). Ctrl-C leaves a usable prior.
 
     --config takes a recipe: sizes, losses and their weights, step sizes, all settings
     by name. configs/ in the sources has them in TOML with comments, of each model a
@@ -111,8 +122,8 @@ def train_noise_command(
     from sepprior.outputs import StepLog, check_distinct, check_output_file
 
     check_output_file(output, suffixes=[".safetensors"])
-    log_path = output.with_suffix(".jsonl")
-    check_distinct([output, log_path], noise)
+    log_path, picture = output.with_suffix(".jsonl"), output.with_suffix(".png")
+    check_distinct([output, log_path, *([] if no_plot else [picture])], noise)
     recipe = _recipe(config_file, model, resumed=output if resume else None)
     recipe = override(recipe, {"window": window, "steps": steps, "seed": seed})
 
@@ -120,17 +131,22 @@ def train_noise_command(
     reports = int(os.environ.get("RANK", "0")) == 0
     before = _modified(output)
     progress = Progress()
-    records, what = _training(
+    records, what, recording = _training(
         noise,
         recipe,
         reading=reading,
         device=device,
         output=output,
         resume=resume,
-        announce=progress.announce,
+        watch=progress.watch,
     )
     if reports:
         click.echo(f"training a {recipe.model} {what}", err=True)
+        click.echo(
+            f"log: {log_path}; Ctrl-C leaves the prior as it is then in {output}, and "
+            "--resume goes on",
+            err=True,
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     if not reports:
         for _ in records:
@@ -138,8 +154,7 @@ def train_noise_command(
         return
     try:
         with StepLog(log_path, resume=resume) as log:
-            total = getattr(recipe, "steps", 1)
-            progress.follow(records, log, total=total, resume=resume)
+            progress.follow(records, log)
     except KeyboardInterrupt:
         records.close()  # where the trainer itself was not interrupted, it saves now
         click.echo("Interrupted.", err=True)
@@ -154,11 +169,13 @@ def train_noise_command(
                 err=True,
             )
         ctx.exit(130)
-    click.echo(f"prior: {output}\nstatistics of the training: {log_path}")
     named = shlex.quote(str(output))
-    if what.endswith(SPECTROGRAMS):
+    if recording is None:
+        click.echo(f"prior: {output}\nlog: {log_path}")
         click.echo(f"next: sepprior sample {named} -n N -o FOLDER")
         return
+    drawn = None if no_plot else _draw(output, recording, picture)
+    click.echo(_card(output, log_path, drawn, progress.seconds))
     click.echo(_gained(output), nl=False)
     option = "" if output == DEFAULT_PRIOR else f" --prior {named}"
     click.echo(f"next: sepprior separate MEASUREMENT{option}")
@@ -169,7 +186,13 @@ def _gained(output: Path) -> str:
     from sepprior.checkpoint import load_tensors
     from sepprior.priors import beats_gaussian
 
-    facts = load_tensors(output)[1].get("metadata", {})
+    header = load_tensors(output)[1]
+    facts = header.get("metadata", {})
+    if facts.get("config", {}).get("model") == "gaussian":
+        return (
+            "the noise is taken to be Gaussian and known by its spectrum: structure "
+            "was not looked for (--model specgan does)\n"
+        )
     scores = {"held-out noise": facts.get("heldout", {})}
     for label, of_label in facts.get("range_error", {}).get("labels", {}).items():
         scores[f"held-out noise labelled {label!r}"] = of_label["heldout"]
@@ -197,9 +220,9 @@ def _training(
     device: str,
     output: Path,
     resume: bool,
-    announce: Callable[[str], object],
-) -> tuple[Generator[dict[str, Any], None, object], str]:
-    """The records of a training, and on what it is."""
+    watch: Callable[[Work], object],
+) -> tuple[Generator[dict[str, Any], None, object], str, Recording | None]:
+    """The records of a training, on what it is, and a recording if it is on one."""
     from sepprior.data.spectrograms import are_spectrograms, read_spectrograms
 
     if (
@@ -215,7 +238,7 @@ def _training(
             data, recipe, device=device, output=output, resume=resume
         )
         size = f"{data.size} x {data.size}"
-        return records, f"generator on {len(data)} {size} {SPECTROGRAMS}"
+        return records, f"generator on {len(data)} {size} {SPECTROGRAMS}", None
 
     from sepprior.data import read_recordings
     from sepprior.training import train
@@ -227,12 +250,13 @@ def _training(
         device=device,
         output=output,
         resume=resume,
-        announce=announce,
+        watch=watch,
     )
-    return records, (
+    what = (
         f"prior on {recording.n_samples} samples at {recording.sample_rate:.6g} Hz, "
         f"windows of {recipe.window} samples"
     )
+    return records, what, recording
 
 
 def _recipe(
@@ -262,42 +286,116 @@ def _recipe(
 
 
 class Progress:
-    """The progress bar of a training."""
+    """What a training is doing, how long it still takes, and what it has found.
+
+    One line that is written anew where somebody watches; else a line for each stage,
+    and one a minute.
+    """
 
     def __init__(self) -> None:
-        self._bar: tqdm[Any] | None = None
+        self._watched = sys.stderr.isatty()
+        self._began = time.monotonic()
+        self._written = -math.inf
+        self._stage, self._told, self._statistics = "", 0, ""
 
-    def announce(self, text: str) -> None:
-        """Show what is done before the first step."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"preparing: {text}")
+    @property
+    def seconds(self) -> float:
+        """Since the training was asked for."""
+        return time.monotonic() - self._began
+
+    def watch(self, work: Work) -> None:
+        """Show how far a training is."""
+        for sentence in work.found[self._told :]:
+            self._write(f"  found: {sentence}", lasts=True)
+        self._told = len(work.found)
+        entered = work.stage != self._stage
+        pause = WATCHED_SECONDS if self._watched else UNWATCHED_SECONDS
+        if not entered and self.seconds - self._written < pause:
+            return
+        self._stage, self._written = work.stage, self.seconds
+        left = time_left(self.seconds, work.done, work.left)
+        share = work.done / max(work.done + work.left, 1e-9)
+        text = f"{work.stage}: {100 * share:.0f} % of all, {left}"
+        if self._statistics and work.stage == "training":
+            text += f" ({self._statistics})"
+        self._write(text)
 
     def follow(
-        self,
-        records: Generator[dict[str, Any], None, object],
-        log: StepLog,
-        *,
-        total: int,
-        resume: bool,
+        self, records: Generator[dict[str, Any], None, object], log: StepLog
     ) -> None:
-        """Draw the bar to the end of the training and write its log."""
-        from tqdm import tqdm
+        """Run a training to its end and write its log."""
+        for record in records:
+            log.write(record)
+            self._statistics = _statistics(record)
+        if self._watched:
+            click.echo("\r\x1b[K", nl=False, err=True)
 
-        with tqdm(total=total, unit="step", dynamic_ncols=True) as bar:
-            self._bar = bar
-            bar.set_postfix_str("preparing (can take minutes)")
-            for record in records:
-                log.write(record)
-                step = int(record["step"])
-                bar.total = int(record["steps"])
-                if resume and bar.n == 0:
-                    # Steps of the earlier run must not count in the time that is left.
-                    bar.initial = bar.n = bar.last_print_n = step
-                last = ", last checks" if step == bar.total else ""
-                bar.set_postfix_str(_statistics(record) + last, refresh=False)
-                bar.update(step - bar.n)
-                if last:
-                    bar.refresh()
+    def _write(self, text: str, *, lasts: bool = False) -> None:
+        if not self._watched:
+            click.echo(text, err=True)
+            return
+        room = shutil.get_terminal_size().columns - 1
+        shown = text if lasts else text[:room]
+        click.echo(f"\r\x1b[K{shown}", nl=lasts, err=True)
+
+
+def time_left(seconds: float, done: float, left: float) -> str:
+    """In words how long a training still takes, at the rate so far.
+
+    Args:
+        seconds: since it began.
+        done: work so far.
+        left: work that is left.
+    """
+    if done < 20.0 or seconds < 2.0:
+        return "time left not known yet"
+    rest = seconds / done * left
+    if rest < 10.0:
+        return "a few seconds left"
+    if rest < 90.0:
+        return f"about {10 * math.ceil(rest / 10):.0f} s left"
+    return f"about {math.ceil(rest / 60):.0f} min left"
+
+
+def _draw(path: Path, recording: Recording, picture: Path) -> Path | None:
+    """Recorded and generated noise side by side, where there is enough of it."""
+    from sepprior.checkpoint import load_prior
+    from sepprior.fidelity import inspect_prior
+    from sepprior.outputs import whole_files
+    from sepprior.real_noise import judging_windows
+
+    prior = load_prior(path, device="cpu")
+    try:
+        windows, origin = judging_windows(prior, recording, limit=DRAWN_WINDOWS)
+        found = inspect_prior(prior, windows, origin=origin)
+    except SeppriorError:
+        return None
+    with whole_files(picture) as (part,):
+        found.plot(part)
+    return picture
+
+
+def _card(path: Path, log: Path, picture: Path | None, seconds: float) -> str:
+    """What has been trained, as a table."""
+    from sepprior.checkpoint import load_prior
+    from sepprior.formatting import format_table
+
+    prior = load_prior(path, device="cpu")
+    length = f"{prior.window} samples = {prior.window / prior.sample_rate:.4g} s"
+    spread = float(prior.autocovariance[0]) ** 0.5
+    rows = [
+        ["prior", f"{path} ({prior.name})"],
+        ["window", f"{length} at {prior.sample_rate:.6g} Hz"],
+        ["noise", f"mean {prior.level:.4g}, standard deviation {spread:.4g}"],
+        [
+            "trained in",
+            f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min",
+        ],
+        ["log", str(log)],
+    ]
+    if picture is not None:
+        rows.append(["picture", f"{picture}: recorded and generated noise"])
+    return format_table(rows)
 
 
 def _statistics(record: dict[str, Any]) -> str:

@@ -57,6 +57,7 @@ def measure_calibration(
     n_windows: int | None = None,
     unseen: Crops | None = None,
     n_unseen: int = 0,
+    done: Callable[[float], object] = lambda share: None,
 ) -> dict[str, Any]:
     """Factors for the error bars, from injections.
 
@@ -73,6 +74,7 @@ def measure_calibration(
         n_windows: windows of noise there are, so that few are not drawn too often.
         unseen: windows of noise the prior has not seen, if there are enough.
         n_unseen: how many of them are independent.
+        done: told the share of the injections that has been made since the last time.
 
     Returns:
         ``{"cycles": [...], "joint": {"amplitude": {"q68": [...], "q95": [...]}, ...},
@@ -84,11 +86,16 @@ def measure_calibration(
     count = trials_per_band(n, joint=joint)
     if n_windows is not None:
         count = min(count, max(FEWEST_TRIALS, TRIALS_PER_WINDOW * n_windows))
-    errors, levels = _errors(prior, crops, bands, count, joint=joint, rng=rng)
+    few = -(-count // UNSEEN_SHARE) if unseen is not None else 0
+    total = len(bands) * (count + few)
+
+    def made(n: int) -> None:
+        done(n / total)
+
+    errors, levels = _errors(prior, crops, bands, count, made, joint=joint, rng=rng)
     fresh = {}
     if unseen is not None:
-        few = -(-count // UNSEEN_SHARE)
-        fresh, levels = _errors(prior, unseen, bands, few, joint=joint, rng=rng)
+        fresh, levels = _errors(prior, unseen, bands, few, made, joint=joint, rng=rng)
     table: dict[str, Any] = {"cycles": [math.sqrt(a * b) for a, b in bands]}
     for method, parts in errors.items():
         table[method] = {}
@@ -115,6 +122,7 @@ def _errors(
     crops: Crops,
     bands: list[tuple[float, float]],
     count: int,
+    made: Callable[[int], object],
     *,
     joint: bool,
     rng: np.random.Generator,
@@ -137,6 +145,7 @@ def _errors(
             x, truth = draw_injections(prior, crops(here), f, rng)
             outcome = analyse_batch(prior, x, f, joint=joint)
             levels.append(log_level(outcome).cpu().numpy())
+            made(here)
             for method in methods:
                 answer = getattr(outcome, method)
                 errors[method].append(

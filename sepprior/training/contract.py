@@ -9,7 +9,7 @@ checkpoints are the loop's; losses, optimisers and randomness are the trainer's.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -18,9 +18,40 @@ from torch import Tensor
 from sepprior.data import Recording
 from sepprior.priors import GaussianPrior, Prior
 
+CHECKS = 900
+"""Steps that take about as long as scoring a prior and calibrating its error bars."""
 
-def unheard(text: str) -> None:
-    """Say nothing to anybody."""
+
+class Work:
+    """How far a training is, in steps or in what takes as long as one.
+
+    Attributes:
+        stage: what is being done, in words.
+        done: work of all stages so far.
+        left: work that is left, of all stages, at most.
+        found: what has been found so far, in sentences.
+    """
+
+    def __init__(self, watch: Callable[[Work], object] | None = None) -> None:
+        self.stage, self.done, self.left = "", 0.0, 0.0
+        self.found: list[str] = []
+        self._watch = watch or (lambda work: None)
+
+    def enter(self, stage: str, *, left: float) -> None:
+        """A stage begins, with so much work left in all."""
+        self.stage, self.left = stage, float(left)
+        self._watch(self)
+
+    def add(self, amount: float = 1.0) -> None:
+        """Some work has been done."""
+        self.done += amount
+        self.left = max(0.0, self.left - amount)
+        self._watch(self)
+
+    def tell(self, sentence: str) -> None:
+        """Something has been found."""
+        self.found.append(sentence)
+        self._watch(self)
 
 
 @dataclass(frozen=True)
@@ -34,7 +65,7 @@ class Task:
         gaussian: level and autocovariance of the training part, as a prior.
         device: where to compute.
         metadata: facts stored with the prior (config, seed, hash, sources).
-        announce: told in words what is done before the first step.
+        work: told how far the training is.
     """
 
     training: Recording
@@ -43,7 +74,7 @@ class Task:
     gaussian: GaussianPrior
     device: torch.device
     metadata: Mapping[str, Any]
-    announce: Callable[[str], object] = unheard
+    work: Work = field(default_factory=Work)
 
 
 class Trainer(Protocol):

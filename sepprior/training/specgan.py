@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sepprior.config import SpecGANConfig
-from sepprior.training.contract import Task, unheard
+from sepprior.training.contract import CHECKS, Task, Work
 from sepprior.training.gan import SpecGANTrainer
 from sepprior.training.noise_model import NoiseModel
 from sepprior.training.specgan_networks import build_networks
@@ -19,8 +18,6 @@ from sepprior.transforms import frame_length
 
 PILOT_STEPS = 400
 """Warm-up steps between two comparisons of runs."""
-ANNOUNCED_STEPS = 50
-"""Warm-up steps between two announcements of how far a comparison is."""
 FRAME_STEPS, FILTER_STEPS, ROW_STEPS, REST_STEPS = 1200, 2000, 2000, 2000
 """Warm-up steps after which the better run is taken in any case."""
 ROW_MATTERS = 0.01
@@ -120,41 +117,66 @@ def best_run(task: Task, config: SpecGANConfig) -> SpecGANTrainer:
     first, name = total, "total"
     if continuum is not None and config.whitening == "continuum":
         first, name = continuum, "continuum"
-    best = _race(
-        [fresh_run(task, config, first, name, frame=f, row=row) for f in frames],
-        task.held,
-        most=FRAME_STEPS,
-        announce=_naming(task, "frame"),
-    )
+    runs = [fresh_run(task, config, first, name, frame=f, row=row) for f in frames]
+    # What may have to be compared, with the steps that each run may take there.
+    open_choices = {"frame": FRAME_STEPS if len(frames) > 1 else 0}
+    if not blind and continuum is not None and name != "continuum":
+        open_choices["filter"] = FILTER_STEPS
+    if not blind and config.latent_row == "auto":
+        open_choices["layout"] = ROW_STEPS
+    if not blind and config.whitening == "auto":
+        open_choices["rest"] = REST_STEPS
+
+    def race(
+        runs: list[SpecGANTrainer], choice: str, words: str, *, by: float = 0.0
+    ) -> SpecGANTrainer:
+        most = open_choices.pop(choice)
+        if len(runs) == 1:
+            return _race(runs, task.held, most=most, by=by, work=task.work)
+        steps = min(most, config.steps)
+        left = 2 * sum(min(s, config.steps) for s in (most, *open_choices.values()))
+        task.work.enter(f"choosing the {words}", left=left + config.steps + CHECKS)
+        won = _race(runs, task.held, most=steps, by=by, work=task.work)
+        task.work.tell(_choice(task, won, words))
+        return won
+
+    best = race(runs, "frame", "frame")
     if blind:
         return best
     frame = best.model.stft.length
-
-    def better(
-        other: SpecGANTrainer, most: int, choice: str, *, by: float = 0.0
-    ) -> SpecGANTrainer:
-        announce = _naming(task, choice)
-        return _race([best, other], task.held, most=most, by=by, announce=announce)
-
-    if continuum is not None and name != "continuum":
+    if "filter" in open_choices:
+        assert continuum is not None
         other = fresh_run(task, config, continuum, "continuum", frame=frame, row=row)
-        best = better(other, FILTER_STEPS, "filter")
+        best = race([best, other], "filter", "filter")
     if config.latent_row == "auto" and best.model.stft.n_frames > config.row_latent:
         seen, name = best.model.whitening, best.facts["whitening"]
         other = fresh_run(task, config, seen, name, frame=frame, row=True)
-        best = better(other, ROW_STEPS, "layout of the latents", by=ROW_MATTERS)
+        words = "layout of the latents"
+        best = race([best, other], "layout", words, by=ROW_MATTERS)
+    open_choices.pop("layout", None)
     if config.whitening == "auto":
         left = rest_filter(best.frozen(), best.model)
         if left is not None:
             row = best.networks.generator.row is not None
             other = fresh_run(task, config, left, "rest", frame=frame, row=row)
-            best = better(other, REST_STEPS, "colour of the rest")
+            best = race([best, other], "rest", "colour of the rest")
     return best
 
 
-def _naming(task: Task, choice: str) -> Callable[[str], object]:
-    """What is announced of a choice: its name first."""
-    return lambda progress: task.announce(f"choosing the {choice}, {progress}")
+def _choice(task: Task, run: SpecGANTrainer, words: str) -> str:
+    """What has been chosen, and what it gains over the spectrum where that is known."""
+    row = run.networks.generator.row is not None
+    chosen = {
+        "frame": f"frames of {run.model.stft.length} samples",
+        "filter": f"whitening by the {run.facts['whitening']} spectrum",
+        "layout of the latents": "latents in a row" if row else "latents of all frames",
+        "colour of the rest": f"whitening by the {run.facts['whitening']} spectrum",
+    }[words]
+    if not run.scores:
+        return chosen
+    score = run.scores[max(run.scores)]
+    gain = float(task.gaussian.heldout_nll(task.held).mean()) - score
+    return f"{chosen}: {gain / task.gaussian.window:+.3g} nats per sample so far"
 
 
 def _race(
@@ -163,7 +185,7 @@ def _race(
     *,
     most: int,
     by: float = 0.0,
-    announce: Callable[[str], object] = unheard,
+    work: Work | None = None,
 ) -> SpecGANTrainer:
     """Warm two runs up side by side; the better one by held-out noise.
 
@@ -180,15 +202,13 @@ def _race(
     steps = min(first.warmup, most, config.steps - 1)
     last: list[float] | None = None
     behind = 1
-    begun = sum(run.step for run in runs)
+    work = work or Work()
     for target in range(PILOT_STEPS, steps + PILOT_STEPS, PILOT_STEPS):
         target = min(target, steps)
         for run in runs:
             while run.step < target:
                 run.advance()
-                if run.step % ANNOUNCED_STEPS == 0:
-                    done = sum(r.step for r in runs) - begun
-                    announce(f"{100 * done // (len(runs) * steps - begun)} %")
+                work.add()
             if run.step == target:
                 nll = run.frozen().heldout_nll(held, draws=4).mean()
                 run.scores[target] = float(nll)

@@ -35,7 +35,7 @@ from sepprior.errors import SeppriorError, SeppriorWarning, file_path, shown
 from sepprior.outputs import check_output_file
 from sepprior.priors import GaussianPrior, Prior
 from sepprior.torch_state import usual_torch, usual_torch_within
-from sepprior.training.contract import Task, Trainer, unheard
+from sepprior.training.contract import CHECKS, Task, Trainer, Work
 from sepprior.training.parallel import current_ranks, join_processes
 from sepprior.training.registry import build_trainer
 from sepprior.training.state import check_continued, pack, resume_path, unpack
@@ -45,6 +45,7 @@ from sepprior.training.validate import validate
 
 VALIDATION_WINDOWS = 128
 SAVE_SECONDS = 20.0
+CHECKING = "scoring held-out noise and calibrating the error bars"
 RUNAWAY = 10.0
 """Nats per sample over the stationary Gaussian that only a broken run reaches."""
 
@@ -57,7 +58,7 @@ def train(
     device: str = "auto",
     output: str | Path | None = None,
     resume: bool = False,
-    announce: Callable[[str], object] = unheard,
+    watch: Callable[[Work], object] | None = None,
 ) -> Stream[dict[str, Any], None, Prior]:
     """Train a noise prior, yielding a record of statistics per tick.
 
@@ -71,8 +72,7 @@ def train(
         device: "auto", "cpu", "cuda", ...
         output: where to save; None to keep the prior in memory only.
         resume: continue from the training state beside `output`.
-        announce: called with a few words on what is done before the first record,
-            which can take minutes.
+        watch: called with how far the training is, whenever that has changed.
 
     Yields:
         ``step``, ``steps``, ``seconds`` and the losses and errors of the model.
@@ -114,7 +114,7 @@ def train(
         "n_training_samples": training.n_samples,
         "sources": sorted({s.source for s in recording.segments})[:20],
     }
-    task = Task(training, validation, held, gaussian, place, metadata, announce)
+    task = Task(training, validation, held, gaussian, place, metadata, Work(watch))
     if isinstance(config, GaussianConfig):
         prior: Prior = GaussianPrior(
             covariance,
@@ -122,6 +122,7 @@ def train(
             sample_rate=recording.sample_rate,
             metadata=metadata,
         ).to(place)
+        task.work.enter(CHECKING, left=CHECKS)
         prior.metadata |= _validated(prior, task)
         if path is not None:
             _save_last(prior, path)
@@ -142,7 +143,9 @@ def _run(
     state: dict[str, Any] | None,
 ) -> Stream[dict[str, Any], None, Prior]:
     """Train to the last step, saving on the way."""
+    task.work.enter("preparing", left=config.steps + CHECKS)
     trainer = build_trainer(task, config, state=state)
+    task.work.enter("training", left=config.steps - trainer.step + CHECKS)
     last_save = time.monotonic()
     # An interrupt may come in the middle of a step: what is saved then is the state of
     # the last tick, from which a resumed run repeats every step exactly.
@@ -157,6 +160,7 @@ def _run(
             if path is not None and late:
                 _save(last_tick, path)
                 last_save = time.monotonic()
+        task.work.enter(CHECKING, left=CHECKS)
         prior = trainer.finished({**task.metadata, **trainer.facts})
         prior.metadata |= _validated(prior, task)
         finished = True
@@ -212,6 +216,7 @@ def _ticks(
     began = time.monotonic()
     while trainer.step < config.steps:
         losses = trainer.advance()
+        task.work.add()
         if trainer.step % config.tick and trainer.step < config.steps:
             continue
         record: dict[str, Any] = {
@@ -243,6 +248,7 @@ def _validated(prior: Prior, task: Task) -> dict[str, Any]:
         task.validation,
         task.held,
         seed=task.metadata["seed"],
+        done=lambda share: task.work.add(share * CHECKS),
     )
 
 

@@ -37,6 +37,7 @@ def validate(
     held: Tensor,
     *,
     seed: int,
+    done: Callable[[float], object] = lambda share: None,
 ) -> dict[str, Any]:
     """Held-out likelihood, calibration of the error bars, and what is normal.
 
@@ -51,6 +52,7 @@ def validate(
         validation: the held-out part.
         held: held-out windows (n, N), data units.
         seed: of crops and injections.
+        done: told the share of the work that has been done, from time to time.
 
     Returns:
         Metadata ``heldout`` (nats per sample of both, gain, standard error),
@@ -71,7 +73,12 @@ def validate(
 
     n_windows = sum(p.n_samples for p in parts) // window
     table = measure_calibration(
-        prior, crops, joint=False, seed=seed, n_windows=n_windows
+        prior,
+        crops,
+        joint=False,
+        seed=seed,
+        n_windows=n_windows,
+        done=lambda share: done(0.1 * share),
     )
     # Where the prior adds nothing, separation answers by least squares.
     if prior.learned and beats_gaussian(facts["heldout"]):
@@ -88,6 +95,7 @@ def validate(
             n_windows=n_windows,
             unseen=held_out if n_unseen >= FEWEST_UNSEEN else None,
             n_unseen=n_unseen,
+            done=lambda share: done(0.8 * share),
         )
     facts["calibration"] = table
     most = max(FEW_WINDOWS, min(NULL_WINDOWS, NULL_SAMPLES // window))
