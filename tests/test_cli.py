@@ -619,6 +619,26 @@ def test_card(here):
     assert len(list(here.iterdir())) == 1
 
 
+def test_inspect_says_what_was_calibrated(here):
+    factors = {
+        name: {"q68": [1.05, 1.5], "q95": [1.0, 1.0]}
+        for name in ("amplitude", "frequency", "phase", "bias")
+    }
+    facts = {
+        "calibration": {"cycles": [1.2, 2.0], "gls": factors, "robust": factors},
+        "heldout": {"gain": 0.3412, "gain_stderr": 0.0123},
+        "gains": {"step": 0.5, "cycles": [1.0, 4.0], "gains": [[0.0, 1.0]] * 2},
+    }
+    write_prior(here / "p.safetensors", facts=facts)
+    told = run("inspect", "p.safetensors").stdout
+    assert (
+        "error bars times least squares 1.05 to 1.50, robust fit 1.05 to 1.50 "
+        "(measured in 2 bands)" in told
+    )
+    assert "0.341 +/- 0.01 nats per sample likelier than by the spectrum alone" in told
+    assert "values" not in told
+
+
 def test_inspect_with_recordings(here, monkeypatch):
     def inspect_prior(prior, windows, *, origin, seed):
         assert windows.shape == (16, 300) and origin == "given" and seed == 3

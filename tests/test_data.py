@@ -612,10 +612,10 @@ def test_text_where_a_number_belongs(tmp_path, chunked, request):
     if chunked:
         request.getfixturevalue("small_blocks")
     lines = [f"{i / RATE},{value}" for i, value in enumerate(NOISE)]
-    lines[120] = "0.48,overflow"
+    lines[120] = "0.48,broken"
     path = write(tmp_path / "a.csv", "\n".join(["# remark", "", "time,x", *lines]))
     message = message_of(read_recordings, path)
-    assert f"{path}: 'overflow' at line 124, column 'x'; expected a number" in message
+    assert f"{path}: 'broken' at line 124, column 'x'; expected a number" in message
     lines[33] = f"12:00:00,{NOISE[33]}"
     path = write(tmp_path / "a.csv", "\n".join(["time,x", *lines]))
     message = message_of(read_recordings, path)

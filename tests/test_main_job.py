@@ -199,7 +199,7 @@ def _refusals(folder):
         (["separate", folder / "empty.csv"], "empty"),
         (["separate", folder / "text.csv"], "text.csv"),
         (["separate", good, "--column", "amps"], "volts"),
-        (["separate", folder / "nan.csv"], "no table of numbers"),
+        (["separate", folder / "nan.csv"], "every value is missing"),
         (["separate", folder / "inf.csv"], "infinite"),
         (["separate", folder / "short.csv"], "16"),
         (["separate", folder / "flat.csv"], "constant"),

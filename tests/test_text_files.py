@@ -5,7 +5,9 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import sys
 import zipfile
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import h5py
@@ -258,7 +260,7 @@ REFUSED = {
     "time,value\n" + rows() + "Mean,1.2\n": "'Mean' at line 62, column 'time'",
     "time,value\n" + rows() + "time,value\n" + rows(): "'time' at line 62",
     "time,value\n" + rows() + "0.6," + "9x" * 9999: "...' at line 62",
-    "time,value\n" + rows() + "0.6,OL\n": "'OL' at line 62",
+    "time,value\n" + rows() + "0.6,odd\n": "'odd' at line 62",
     "Timestamp,X,Y\n" + rows("{t:.2f}"): "no column with numeric samples",
     "<html><table></table></html>": "no table of numbers",
     '{"time": [0, 1, 2], "value": [1, 2, 3]}': "no table of numbers",
@@ -397,3 +399,77 @@ def test_the_time_column_of_other_formats(tmp_path, suffix):
     check(path, column="v", time_column="none", rate=None)
     with pytest.raises(SeppriorError, match="did you mean 'ticks'"):
         read_measurements(path, column="v", time_column="tick")
+
+
+def workbook(path, rows, *, first=()):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in first:
+        book.active.append(row)
+    sheet = book.create_sheet("run")
+    for row in rows:
+        sheet.append(row)
+    book.save(path)
+    return path
+
+
+def test_a_workbook_is_read_as_its_sheet_of_numbers(tmp_path):
+    x = np.random.default_rng(0).standard_normal(40)
+    rows = [["Logger 7"], [], ["Time (ms)", "U (V)"]]
+    rows += [[10 * i, None if i == 3 else float(v)] for i, v in enumerate(x)]
+    path = workbook(tmp_path / "run.xlsx", rows, first=[["notes"], ["two", 2]])
+    (found,) = read_measurements([path])
+    assert found.sample_rate == pytest.approx(100.0)
+    expected = x.copy()
+    expected[3] = np.nan
+    np.testing.assert_allclose(found.values, expected)
+    # The same by another name, and by dates.
+    renamed = path.rename(tmp_path / "run.csv")
+    (again,) = read_measurements([renamed])
+    np.testing.assert_array_equal(again.values, found.values)
+    begin = datetime(2024, 5, 17, 10)
+    rows = [["Timestamp", "V"]]
+    rows += [[begin + timedelta(seconds=i), float(v)] for i, v in enumerate(x)]
+    (dated,) = read_measurements([workbook(tmp_path / "dated.xlsx", rows)])
+    assert dated.sample_rate == pytest.approx(1.0)
+    np.testing.assert_allclose(dated.values, x)
+
+
+@pytest.mark.parametrize(
+    ("rows", "part"),
+    [
+        ([["only", "words"]], "no sheet of the workbook holds numbers"),
+        ([["time", "v"], [0.0, "1.5 V"], [0.1, "1.6 V"]], "without their units"),
+    ],
+)
+def test_a_workbook_that_cannot_be_used(rows, part, tmp_path):
+    with pytest.raises(SeppriorError, match=part) as caught:
+        list(read_measurements([workbook(tmp_path / "bad.xlsx", rows)]))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_workbook_without_its_reader(tmp_path, monkeypatch):
+    path = workbook(tmp_path / "run.xlsx", [[1.0, 2.0]] * 20)
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(SeppriorError, match="needs openpyxl; pip install openpyxl"):
+        list(read_measurements([path]))
+
+
+def test_words_for_a_reading_beyond_the_range_are_missing(tmp_path):
+    cells = ["OL", "0.5", "OVLD", "-OL", "over"] + ["1.25"] * 20
+    path = tmp_path / "meter.csv"
+    path.write_text("V\n" + "".join(f"{cell}\n" for cell in cells))
+    (found,) = read_measurements([path])
+    expected = [np.nan, 0.5, np.nan, np.nan, np.nan] + [1.25] * 20
+    np.testing.assert_array_equal(found.values, expected)
+
+
+@pytest.mark.parametrize(
+    ("cell", "way_out"),
+    [("1.63 V", "without their units"), ("0x1F", "write decimal numbers")],
+)
+def test_cells_that_are_nearly_numbers(cell, way_out, tmp_path):
+    path = tmp_path / "run.csv"
+    path.write_text("time,value\n" + "".join(f"{i},{cell}\n" for i in range(30)))
+    with pytest.raises(SeppriorError, match=way_out):
+        list(read_measurements([path]))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sepprior.checkpoint import load_prior, save_prior
+from sepprior.checkpoint import load_prior, load_tensors, save_prior, save_tensors
 from sepprior.config import (
     GaussianConfig,
     SpecGANConfig,
@@ -937,3 +937,21 @@ def test_saved_and_returned_prior_are_the_same(uninterrupted, tmp_path):
     copy = tmp_path / "copy.safetensors"
     save_prior(stored, copy)
     assert same(weights(load_prior(copy, device="cpu")), weights(prior))
+
+
+def test_a_training_state_that_does_not_fit_is_one_line(tmp_path, recording):
+    """Whole by its checksum, but not what a training left."""
+    output = tmp_path / "p.safetensors"
+    stream = train(recording, TINY, device="cpu", output=output)
+    next(stream)
+    stream.close()
+    tensors, header = load_tensors(resume_path(output))
+    plain = header["training_state"]
+    kept = [item for item in plain["dict"] if item[0] in ("config", "data_hash")]
+    names = [key for key, _ in plain["dict"] if key not in ("config", "data_hash")]
+    for others in ([], [[key, {"value": None}] for key in names]):
+        strange = {"training_state": {"dict": [*kept, *others]}}
+        save_tensors(tensors, strange, resume_path(output))
+        with pytest.raises(SeppriorError, match="train from the start") as caught:
+            next(train(recording, TINY, device="cpu", output=output, resume=True))
+        assert "\n" not in str(caught.value)

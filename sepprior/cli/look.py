@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,8 +146,53 @@ def _table(facts: dict[str, object], metadata: Mapping[str, object]) -> str:
     from sepprior.formatting import format_table
 
     for name, value in metadata.items():
-        facts[name.replace("_", " ")] = _in_short(value)
+        worded = _WORDED.get(name, _in_short)
+        facts[name.replace("_", " ")] = worded(value)
     return format_table([[name, str(value)] for name, value in facts.items()])
+
+
+def _calibration_in_words(table: Any) -> str:
+    """By how much the error bars are widened, each method's over its raw ones."""
+    words = {"gls": "least squares", "robust": "robust fit", "joint": "this prior"}
+    parts = []
+    for method, name in words.items():
+        factors = [
+            factor
+            for parameter in ("amplitude", "frequency", "phase", "bias")
+            for factor in table.get(method, {}).get(parameter, {}).get("q68", [])
+        ]
+        if factors:
+            parts.append(f"{name} {min(factors):.2f} to {max(factors):.2f}")
+    bands = len(table.get("cycles", []))
+    return f"error bars times {', '.join(parts)} (measured in {bands} bands)"
+
+
+def _heldout_in_words(held: Any) -> str:
+    """What held-out noise says."""
+    if not {"gain", "gain_stderr"} <= held.keys():
+        return _in_short(held)
+    gain = f"{held['gain']:.3g} +/- {held['gain_stderr']:.1g}"
+    return f"{gain} nats per sample likelier than by the spectrum alone"
+
+
+def _change_in_words(table: Any) -> str:
+    """What a measurement's noise is compared with."""
+    bands, count = len(table.get("mean", [])), table.get("windows", 0)
+    return f"told by the power in {bands} bands, as in {count} recorded windows"
+
+
+def _gains_in_words(table: Any) -> str:
+    """What false alarms are judged by."""
+    bands = len(table.get("cycles", []))
+    return f"gains of sinusoids in recorded noise, in {bands} bands"
+
+
+_WORDED: dict[str, Callable[[Any], str]] = {
+    "calibration": _calibration_in_words,
+    "heldout": _heldout_in_words,
+    "novelty": _change_in_words,
+    "gains": _gains_in_words,
+}
 
 
 def _in_short(value: object) -> str:

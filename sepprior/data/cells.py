@@ -14,7 +14,10 @@ _SHOWN = 40  # characters of a cell in a message
 _MISSING_WORDS = (
     "na nan -nan +nan n/a #n/a null none <na> missing nil #na #nan #div/0! #value! "
     "-1.#ind 1.#ind -1.#qnan 1.#qnan 1.#nan - -- --- ---- ----- -nan(ind) nan(ind) "
-    "nan(snan) #### ##### ######"
+    "nan(snan) #### ##### ###### "
+    # What meters write instead of a reading beyond their range.
+    "ol .ol o.l 0.l 0l +ol -ol ovld +ovld -ovld over +over -over overload overflow "
+    "ovf ovflw ovrng overrange"
 )
 MISSING = frozenset(["", *_MISSING_WORDS.split()])
 """What stands for a missing sample, in small letters."""
@@ -26,6 +29,9 @@ _DATE = (
     r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](?:\d{4}|\d{2})"
     r"|\d{1,2}[-/. ][a-z]{3,9}[-/. ]\d{2,4}|\d{8}(?=t))"
 )
+QUANTITY = re.compile(r"[-+]?\d[\d.,]*(?:e[-+]?\d+)?\s*[a-zµμω°%]{1,4}")
+"""A number with its unit, in small letters."""
+HEXADECIMAL = re.compile(r"0x[\da-f]+|[\da-f]+h")
 STAMP = re.compile(
     rf"(?=.*\d)(?P<date>{_DATE})?[t ]*(?P<clock>{_CLOCK}|(?<=t)\d{{6}}(?:\.\d+)?)?"
     r"\s*(?:z|utc|[+-]\d{2}:?\d{2})?"

@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from sepprior.data import series as _series
 from sepprior.data.cells import (
     BLANKS,
+    HEXADECIMAL,
     MISSING,
     NAN,
+    QUANTITY,
     STAMP,
     number_pattern,
     shortened,
@@ -210,7 +212,7 @@ def _values(
             for ok, counter in zip(free, layout.counters, strict=True)
         ]
     text = [
-        f", such as {shortened(cell)} in '{name}'"
+        f", such as {shortened(cell)} in '{name}'{_way_out(cell)}"
         for cell, kind, name in zip(
             layout.examples, layout.kinds, layout.names, strict=True
         )
@@ -346,6 +348,16 @@ class _Table:
             f"'{self.layout.names[i]}'; expected {unit} (an empty cell or nan where a "
             "value is missing; lines of text below a table are to be removed)"
         )
+
+
+def _way_out(cell: str) -> str:
+    """What to do about a cell that is nearly a number."""
+    cell = cell.strip().casefold()
+    if HEXADECIMAL.fullmatch(cell):
+        return "; write decimal numbers"
+    if QUANTITY.fullmatch(cell):
+        return "; write the numbers without their units"
+    return ""
 
 
 def _numbers(

@@ -15,7 +15,7 @@ from itertools import pairwise, product
 
 import numpy as np
 
-from sepprior.data.cells import BLANKS, Marks, number_pattern, shortened
+from sepprior.data.cells import BLANKS, MISSING, Marks, number_pattern, shortened
 from sepprior.data.columns import role_of, time_name
 from sepprior.data.conventions import rate_in, rate_name
 from sepprior.data.textfile import Text, is_remark
@@ -126,7 +126,11 @@ def recognise(text: Text, skip: int) -> Layout:
         separators, lines[told] = [found[1]], ""
     block = _find_table(text, lines, separators)
     if block is None or (len(block.lines) == 1 and block.share_of_text):
-        first = next(line for line in lines if line.strip()).strip()
+        first, *rest = (line.strip() for line in lines if line.strip())
+        if rest and all(line.casefold() in MISSING for line in rest):
+            raise SeppriorError(
+                f"{text.path}: every value is missing (nan); expected numbers"
+            )
         raise SeppriorError(
             f"{text.path}: has no table of numbers that can be recognised (it begins "
             f"with {shortened(first)}); expected columns of numbers, with --skip-lines "

@@ -12,6 +12,7 @@ from sepprior.errors import SeppriorError
 
 SUFFIXES = {
     "text": (".csv", ".txt", ".tsv", ".dat", ".asc", ".prn", ".tab", ".lvm"),
+    "workbook": (".xlsx", ".xlsm"),
     "NPY": (".npy",),
     "NPZ": (".npz",),
     "WAV": (".wav", ".wave"),

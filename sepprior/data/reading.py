@@ -52,6 +52,7 @@ _Reader = Callable[[Path, Any], list[Series]]
 
 _FORMATS: dict[str, tuple[_Reader, str]] = {
     "text": (read_text, "pandas"),
+    "workbook": (read_text, "openpyxl"),
     "NPY": (read_npy, ""),
     "NPZ": (read_npz, ""),
     "WAV": (read_wav, "scipy"),

@@ -171,6 +171,8 @@ def screened(
     runs = _Runs()
     for start in range(0, len(values), BLOCK):
         block = np.asarray(values[start : start + BLOCK])
+        if block.dtype == np.float16:  # whose largest number is 65504
+            block = block.astype(np.float64)
         runs.add(block)
         finite = block[np.isfinite(block)]
         beyond = (finite > over) | (finite < under)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import csv
 import gzip
 import io
 import lzma
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from sepprior.data.listing import need
 from sepprior.errors import SeppriorError
 
 HEAD = 2**16  # characters read to recognise the layout of a file
@@ -223,12 +225,41 @@ def _only_member(path: Path, stream: IO[bytes], stack: ExitStack) -> IO[bytes]:
         if not item.is_dir() and not item.filename.startswith("__MACOSX")
     ]
     if "[Content_Types].xml" in names:
-        raise SeppriorError(
-            f"{path}: is an Excel workbook, not text; name it .xlsx, or save it as CSV"
-        )
+        return _sheet(path)
     if len(names) != 1:
         raise SeppriorError(
             f"{path}: is an archive of {len(names)} files; expected one table: unpack "
             "it and name the files"
         )
     return archive.open(names[0])
+
+
+def _sheet(path: Path) -> IO[bytes]:
+    """The sheet of an Excel workbook with the most numbers, as CSV.
+
+    Raises:
+        SeppriorError: there is no such sheet, or the reader is not installed.
+    """
+    need("openpyxl", path, "Excel workbooks")
+    import openpyxl
+
+    with path.open("rb") as file:
+        book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+        sheets = [list(sheet.iter_rows(values_only=True)) for sheet in book.worksheets]
+    sheet = max(sheets, key=_numbers_in, default=[])
+    if not _numbers_in(sheet):
+        raise SeppriorError(f"{path}: no sheet of the workbook holds numbers")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in sheet:
+        writer.writerow("" if cell is None else str(cell) for cell in row)
+    return io.BytesIO(text.getvalue().encode("utf-8"))
+
+
+def _numbers_in(sheet: Sequence[Sequence[object]]) -> int:
+    """How many cells of a sheet hold numbers."""
+    return sum(
+        isinstance(cell, int | float) and not isinstance(cell, bool)
+        for row in sheet
+        for cell in row
+    )

@@ -144,7 +144,15 @@ def _run(
 ) -> Stream[dict[str, Any], None, Prior]:
     """Train to the last step, saving on the way."""
     task.work.enter("preparing", left=config.steps + CHECKS)
-    trainer = build_trainer(task, config, state=state)
+    try:
+        trainer = build_trainer(task, config, state=state)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        if state is None:
+            raise
+        raise SeppriorError(
+            f"the training state beside the prior cannot be used ({shown(error)}): "
+            "train from the start"
+        ) from error
     task.work.enter("training", left=config.steps - trainer.step + CHECKS)
     last_save = time.monotonic()
     # An interrupt may come in the middle of a step: what is saved then is the state of
