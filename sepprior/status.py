@@ -143,7 +143,8 @@ def _changed(facts: Mapping[str, Any]) -> str:
             "function of your own"
         )
     where = ""
-    if cause in ("unit", "level", "band"):
+    even = cause == "level" and abs(facts["noise_change_ratio"] - 1.0) < EQUAL - 1.0
+    if cause in ("unit", "level", "band") and not even:
         where = f" ({facts['noise_change_ratio']:.2g} times as loud"
         if cause == "band":
             low, high = facts["noise_change_low"], facts["noise_change_high"]

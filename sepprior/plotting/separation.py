@@ -73,7 +73,7 @@ def plot_separation(
         )
     heading, lines = _heading(result)
     figure = new_figure(_WIDTH, _HEIGHT, laid_out=False)
-    rows, last = _grid(figure, n_lines=len(lines))
+    rows, last, below = _grid(figure, n_lines=len(lines))
     part = _close_up(result)
     panels = (
         (_draw_signal, "Measurement", 3),
@@ -92,7 +92,7 @@ def plot_separation(
     bars, likelihood, left = (figure.add_subplot(last[0, i]) for i in range(3))
     _draw_error_bars(bars, result, truth or {})
     prepare(bars, x="standard errors of least squares", title="Answer and error bars")
-    legend_above(bars, columns=3, below=True)
+    legend_above(bars, columns=3, below=below)
     _draw_likelihood(likelihood, result, _near_peak(result))
     label = "log-likelihood (nats)"
     prepare(likelihood, x="frequency (Hz)", y=label, title="Likelihood of a sinusoid")
@@ -101,7 +101,7 @@ def plot_separation(
     prepare(left, x=label, y="density", title="What is left, whitened")
     for axes in (likelihood, left):
         axes.locator_params(axis="both", nbins=5)
-    legend_above(left, columns=2, below=True)
+    legend_above(left, columns=2, below=below)
     inch = 1.0 / _HEIGHT
     figure.suptitle(
         heading,
@@ -124,8 +124,11 @@ def plot_separation(
     return saved(figure, path)
 
 
-def _grid(figure: Figure, *, n_lines: int) -> tuple[GridSpec, GridSpec]:
-    """Two wide rows, each with room for a close-up, and a row of three panels."""
+def _grid(figure: Figure, *, n_lines: int) -> tuple[GridSpec, GridSpec, float]:
+    """Two wide rows with room for close-ups, a row of three panels, and its legends'.
+
+    The latter is how far they are below it, in its heights.
+    """
     left, right, bottom = 0.9, 0.22, 0.72
     top = 0.68 + 0.2 * n_lines
     wide, between = 1.5, 0.48
@@ -150,7 +153,7 @@ def _grid(figure: Figure, *, n_lines: int) -> tuple[GridSpec, GridSpec]:
         wspace=0.3,
         **sides,
     )
-    return rows, last
+    return rows, last, 0.44 / low
 
 
 def _row(
@@ -227,6 +230,7 @@ def _curve(
 
 def _draw_signal(axes: Axes, result: Separation, part: slice) -> None:
     x, y = _curve(result, part, lambda piece: result.measurement[piece])
+    mean = float(result.prior_info.get("level", 0.0))  # that of the noise
     first, last, _ = part.indices(len(result.measurement))
     dense = len(x) < last - first
     marked = last - first <= _MARKERS_BELOW
@@ -241,7 +245,7 @@ def _draw_signal(axes: Axes, result: Separation, part: slice) -> None:
         label="measurement",
     )
     if not dense:
-        signal, band = result.signal[part], result.signal_band[part]
+        signal, band = mean + result.signal[part], result.signal_band[part]
         axes.fill_between(
             x,
             signal - _Z95 * band,
@@ -252,7 +256,7 @@ def _draw_signal(axes: Axes, result: Separation, part: slice) -> None:
             label="its 95 % band",
         )
     axes.plot(
-        *_curve(result, part, lambda piece: result.signal[piece]),
+        *_curve(result, part, lambda piece: mean + result.signal[piece]),
         color=BLUE,
         linewidth=0.6 if dense else 1.4,
         alpha=0.8 if dense else 1.0,
@@ -356,4 +360,5 @@ def _draw_likelihood(
             low, high = value - stderr, value + stderr
             axes.axvspan(low, high, color=BLUE, alpha=0.25, linewidth=0)
         axes.axvline(value, color=BLUE, linewidth=1.3, linestyle="--")
-    axes.margins(x=0.01)
+    if len(frequency):
+        axes.set_xlim(frequency[0], frequency[-1])

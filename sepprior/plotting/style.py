@@ -118,17 +118,17 @@ def few_plain_ticks(axes: Axes) -> None:
     axes.locator_params(axis="x", nbins=4)
 
 
-def legend_above(axes: Axes, *, columns: int, below: bool = False) -> None:
+def legend_above(axes: Axes, *, columns: int, below: float = 0.0) -> None:
     """A legend in one line over the right end of the panel, clear of the data.
 
-    A panel without anything to name has none. With `below` it is under the panel and
-    its label instead, for a narrow panel whose title takes the line above.
+    A panel without anything to name has none. With `below` it is so many heights of
+    the panel under it, for a narrow panel whose title takes the line above.
     """
     if not axes.get_legend_handles_labels()[1]:
         return
     axes.legend(
         loc="upper center" if below else "lower right",
-        bbox_to_anchor=(0.5, -0.3) if below else (1.0, 1.0),
+        bbox_to_anchor=(0.5, -below) if below else (1.0, 1.0),
         ncols=columns,
         fontsize=8,
         frameon=False,
