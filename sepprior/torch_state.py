@@ -46,17 +46,26 @@ def usual_torch_within(
     def stream(
         *args: Given.args, **options: Given.kwargs
     ) -> Generator[Item, None, Result]:
-        steps = function(*args, **options)
-        try:
-            while True:
-                with usual_torch():
-                    try:
-                        item = next(steps)
-                    except StopIteration as end:
-                        return end.value
-                yield item
-        finally:
-            with usual_torch():
-                steps.close()
+        # Called at once: what cannot be used is refused before the first item.
+        with usual_torch():
+            steps = function(*args, **options)
+        return _within(steps)
 
     return stream
+
+
+def _within(
+    steps: Generator[Item, None, Result],
+) -> Generator[Item, None, Result]:
+    """A generator each of whose steps runs in the usual state."""
+    try:
+        while True:
+            with usual_torch():
+                try:
+                    item = next(steps)
+                except StopIteration as end:
+                    return end.value
+            yield item
+    finally:
+        with usual_torch():
+            steps.close()

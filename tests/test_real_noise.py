@@ -27,7 +27,7 @@ def validated(monkeypatch):
     """What the trainings of a test held out, instead of the final validation."""
     parts = []
 
-    def validate(prior, gaussian, training, validation, held, *, seed):
+    def validate(prior, gaussian, training, validation, held, *, seed, done):
         parts.append(validation)
         return {"heldout": {}}
 

@@ -552,7 +552,8 @@ def test_what_is_stored_is_the_score_of_other_windows(recording, monkeypatch):
     """Not that of the windows that the range error was fitted to."""
     monkeypatch.setattr("sepprior.training.waveform.EFFORT", Effort(8, 10, 2))
     monkeypatch.setattr(
-        "sepprior.training.validate.measure_calibration", lambda *_, **__: {}
+        "sepprior.training.validate.measure_calibration",
+        lambda *_, **__: {"gls": {"level": [0.0, 0.05]}},
     )
     _, prior = finish(train(recording, tiny("wavegan", steps=2), device="cpu"))
     held = prior.metadata["heldout"]
