@@ -146,6 +146,7 @@ def separate(
         fmax=fmax,
         **known,
     )
+    seed = int(seed)  # numpy's whole numbers, too
     if device is not None:
         prior = prior.to(resolve_device(device))
     if label is not None:

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 import sepprior
 from sepprior.cli import main
+from sepprior.errors import SeppriorError
 from sepprior.tracking.fits import FitOptions
 from tests.conftest import SAMPLE_RATE, WINDOW, coloured_noise
 
@@ -193,3 +194,15 @@ def test_error_bars_are_numbers_or_the_status_says_why(x, gaussian_prior):
         result = sepprior.separate(x, gaussian_prior, fixed=fixed)
         known = all(np.isfinite(p.stderr) for p in result.parameters.values())
         assert known or not result.status.startswith("ok")
+
+
+def test_whole_numbers_of_numpy(x, gaussian_prior):
+    own = sepprior.separate(x, gaussian_prior, seed=5, components=1)
+    of_numpy = {"seed": np.int64(5), "components": np.int32(1)}
+    found = sepprior.separate(x, gaussian_prior, **of_numpy)
+    assert found.parameters["frequency"].value == own.parameters["frequency"].value
+
+
+def test_arrays_are_no_values_by_name(x, gaussian_prior):
+    with pytest.raises(SeppriorError, match="by the name of the parameter"):
+        sepprior.track(x, gaussian_prior, bounds=np.array([1, 2]))
