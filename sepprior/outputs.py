@@ -49,6 +49,13 @@ def check_output_folder(folder: Path) -> None:
     Raises:
         SeppriorError: The path is not a folder, or writing to it is not permitted.
     """
+    try:
+        str(folder).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise SeppriorError(
+            f"output folder {str(folder)!a}: its name is not UTF-8: name another "
+            "one with -o"
+        ) from error
     nearest = folder
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent

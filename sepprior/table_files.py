@@ -33,7 +33,9 @@ class ColumnWriter(Protocol):
 def write_table(path: Path, table: pandas.DataFrame) -> None:
     """Write a whole table; missing numbers are empty fields in CSV."""
     if path.suffix.lower() == ".parquet":
-        table.to_parquet(path, index=False)
+        # A file that is open: a path with a colon would be taken for an address.
+        with path.open("wb") as file:
+            table.to_parquet(file, index=False)
     else:
         table.to_csv(path, index=False, lineterminator="\n")
 
@@ -73,7 +75,7 @@ def _open_parquet(path: Path) -> Iterator[ColumnWriter]:
             table = pa.table(dict(columns))
             if writer is None:
                 writer = stack.enter_context(
-                    pyarrow.parquet.ParquetWriter(path, table.schema)
+                    pyarrow.parquet.ParquetWriter(path.resolve(), table.schema)
                 )
             writer.write_table(table)
 

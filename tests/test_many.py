@@ -21,6 +21,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from click.testing import CliRunner
 
 import sepprior
@@ -30,6 +31,7 @@ from sepprior.errors import SeppriorError
 from sepprior.many import cluster, local, plan, separate_many, work
 from sepprior.many import run as run_module
 from sepprior.many.closed import ClosedScheduler, ClosedWorker
+from sepprior.priors import GaussianPrior
 from sepprior.signals import sinusoid
 from tests.conftest import SAMPLE_RATE, WINDOW, coloured_noise
 from tests.test_stores import write_zarr
@@ -582,3 +584,24 @@ def test_a_scheduler_that_does_not_answer(tmp_path, prior, monkeypatch):
             engine="dask",
             scheduler="tcp://127.0.0.1:9",
         )
+
+
+def test_a_folder_with_a_colon_is_a_folder(tmp_path, monkeypatch):
+    """Not the address of a store elsewhere; and one that is not UTF-8 is refused."""
+    monkeypatch.chdir(tmp_path)
+    prior = GaussianPrior(
+        torch.eye(64, dtype=torch.float64)[0], level=0.0, sample_rate=100.0
+    )
+    sepprior.save_prior(prior, "p.safetensors")
+    x = np.random.default_rng(0).standard_normal(64)
+    np.savetxt("run.csv", x, header="x", comments="")
+    begin = ["separate", "run.csv", "--prior", "p.safetensors", "--table"]
+    done = CliRunner().invoke(main, [*begin, "ab:fits"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert len(list(Path("ab:fits").glob("part-*.parquet"))) == 1
+    again = CliRunner().invoke(main, [*begin, "ab:fits", "--resume"])
+    assert again.exit_code == 0, (again.output, again.exception)
+    before = sorted(tmp_path.iterdir())
+    refused = CliRunner().invoke(main, [*begin, "\udcff"])
+    assert refused.exit_code == 2 and "is not UTF-8" in refused.stderr
+    assert sorted(tmp_path.iterdir()) == before

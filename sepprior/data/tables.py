@@ -106,7 +106,7 @@ def read_parquet(path: Path, selection: Selection) -> list[Series]:
             column = column.cast(pa.float64())
         return column.to_numpy(zero_copy_only=False)
 
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with pyarrow.parquet.ParquetFile(path.resolve()) as file:
         schema = file.schema_arrow
         names = tuple(schema.names)
         numeric = [

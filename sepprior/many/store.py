@@ -103,7 +103,7 @@ class TableStore:
                 path.unlink()  # of a run that was killed
             elif path.match("part-*.parquet"):
                 try:
-                    found = pq.read_metadata(path)
+                    found = pq.read_metadata(path.resolve())
                     told = json.loads((found.metadata or {})[_KEY])
                 except (pa.ArrowException, OSError, KeyError, ValueError):
                     continue  # damaged after it was written: done again
@@ -132,7 +132,7 @@ class TableStore:
         told = to_json({"skipped": [asdict(item) for item in part.skipped]})
         table: pyarrow.Table = part.table.replace_schema_metadata({_KEY: told.encode()})
         with whole_files(self.folder / f"{name}.parquet") as (path,):
-            pq.write_table(table, path)
+            pq.write_table(table, path.resolve())
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         self.done[name] = (table.num_rows, part.skipped)
