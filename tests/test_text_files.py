@@ -473,3 +473,33 @@ def test_cells_that_are_nearly_numbers(cell, way_out, tmp_path):
     path.write_text("time,value\n" + "".join(f"{i},{cell}\n" for i in range(30)))
     with pytest.raises(SeppriorError, match=way_out):
         list(read_measurements([path]))
+
+
+@pytest.mark.parametrize(
+    ("head", "first", "rate"),
+    [
+        ("epoch,value", lambda i: 1_714_564_800 + i, 1.0),
+        ("epoch,value", lambda i: 1_714_564_800_000 + 2 * i, 500.0),
+        ("seq,unixtime,value", lambda i: f"{i},{0.002 * i:.3f}", 500.0),
+    ],
+)
+def test_times_since_1970_are_no_numbers_of_rows(head, first, rate, tmp_path):
+    path = tmp_path / "run.csv"
+    lines = "".join(f"{first(i)},{0.5 * (i % 7)}\n" for i in range(60))
+    path.write_text(f"{head}\n{lines}")
+    (found,) = read_measurements(path)
+    assert found.sample_rate == pytest.approx(rate)
+    np.testing.assert_array_equal(found.values, [0.5 * (i % 7) for i in range(60)])
+
+
+def test_a_column_without_a_name_may_hold_the_times(tmp_path):
+    """It is asked about, unless it numbers the rows as an index does."""
+    path = tmp_path / "run.txt"
+    path.write_text("setup done\n" + "".join(f"{2 * i}\t{i % 7}\n" for i in range(60)))
+    with pytest.raises(SeppriorError, match="column '0' rises steadily"):
+        read_measurements(path)
+    (found,) = read_measurements(path, time_column="0")
+    assert found.sample_rate == pytest.approx(0.5)
+    path.write_text(",value\n" + "".join(f"{i},{i % 7}\n" for i in range(60)))
+    (index,) = read_measurements(path)
+    assert index.sample_rate is None

@@ -35,7 +35,8 @@ _SECONDS = {
     "picoseconds": 1e-12,
 }
 _TIME_WORDS = (
-    "time times t timestamp timestamps datetime elapsed date clock seconds secs millis "
+    "time times t epoch unixtime timestamp timestamps datetime elapsed date clock "
+    "seconds secs millis "
     "micros milliseconds microseconds zeit uhrzeit zeitstempel messzeit datum sekunden "
     "temps heure horodatage tiempo hora fecha tempo ora tijd tid czas aika čas vreme "
     "время 时间 時間 時刻"

@@ -146,7 +146,7 @@ def _time_of(
         found = [i for i in group if fits(i)]
         if found:
             return found[0]
-    rising = [i for i in free if steps[i] and not layout.counters[i] and names[i]]
+    rising = [i for i in free if steps[i] and not layout.counters[i]]
     rate = selection.sample_rate or layout.rate
     for i in rising:
         if rate is not None and abs(steps[i] * rate - 1) < _AGREEING:
@@ -157,7 +157,7 @@ def _time_of(
         if kind == "number" and i not in rising and not layout.counters[i]
     ]
     if rising and others:
-        name = names[rising[0]]
+        name = names[rising[0]] or str(rising[0])
         raise SeppriorError(
             f"{source}: column '{name}' rises steadily, as times do; say --time-column "
             f"'{name}' if it holds times in seconds, and --time-column none if not "

@@ -36,6 +36,9 @@ _PREAMBLE = re.compile(
     re.IGNORECASE,
 )
 
+SINCE_1970 = 1e8
+"""Seconds since 1970 that no row has as its number."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -468,7 +471,12 @@ def _rising(block: _Block, width: int) -> dict[str, tuple]:
         if (found > 0).all() and steady.mean() >= 0.9:
             steps[i] = median
             whole = (numbers == np.round(numbers)).all()
-            counters[i] = bool(whole and median == 1 and (found == 1).mean() > 0.95)
+            counters[i] = bool(
+                whole
+                and median == 1
+                and (found == 1).mean() > 0.95
+                and numbers[0] < SINCE_1970
+            )
     return {"steps": tuple(steps), "counters": tuple(counters)}
 
 
